@@ -1,0 +1,302 @@
+//! What poptap is told to do: command line and file, parsed once, validated once, and from then on only these types.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+/// The whole validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients are accepted; at least one.
+    pub listeners: Vec<Listener>,
+    /// The transcript store; `None` when it is turned off.
+    pub transcript: Option<Transcript>,
+    /// Bounds in number and size.
+    pub limits: Limits,
+    /// Bounds in time.
+    pub timeouts: Timeouts,
+    /// The operational log.
+    pub log: Log,
+}
+
+/// One address on which clients are accepted.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The address; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Where its clients are carried to.
+    pub upstream: Arc<Upstream>,
+    /// Who may connect. Loopback clients always may.
+    pub allow_from: AllowFrom,
+    /// What becomes of an STLS command on it.
+    pub stls: StlsPolicy,
+}
+
+/// Who may connect to a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowFrom {
+    /// Clients on this host only: the default on a loopback address.
+    Loopback,
+    /// Clients on this host and in these networks.
+    Networks(Vec<IpNet>),
+    /// Everybody; said with `any`, and warned of.
+    Any,
+}
+
+/// What becomes of a client's STLS where the upstream hop is plain. Where that hop is TLS already, STLS is always refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StlsPolicy {
+    /// Forwarded; after the server's `+OK` the session is opaque.
+    #[default]
+    Pass,
+    /// Answered with `-ERR`, and left out of CAPA.
+    Refuse,
+}
+
+/// A mail server.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in records: the file's `name`, or its URL.
+    pub name: String,
+    /// Host name or address literal, as written (an IPv6 literal without brackets).
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the hop is protected.
+    pub tls: TlsMode,
+    /// PEM file with the certificates to trust instead of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// What becomes of an APOP timestamp that was received before TLS (STLS only).
+    pub apop: ApopPolicy,
+    /// What becomes of XCLIENT and XOIP from clients, where the greeting says that the server would believe them.
+    pub xclient: XclientPolicy,
+}
+
+/// How a hop is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// `pop3://`: not at all.
+    Plain,
+    /// `pop3s://`: TLS from the first octet (RFC 8314).
+    Implicit,
+    /// `pop3+stls://`: STLS, required (RFC 2595 §4).
+    Stls,
+}
+
+/// What becomes of an APOP timestamp that arrived before TLS stood, and so may be an attacker's (RFC 1939 §7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ApopPolicy {
+    /// Removed from the greeting, and recorded.
+    #[default]
+    Strip,
+    /// Left in it.
+    Pass,
+}
+
+/// What becomes of XCLIENT and XOIP from clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XclientPolicy {
+    /// `-ERR` where the greeting carries `[XCLIENT]`.
+    #[default]
+    Refuse,
+    /// Forwarded.
+    Pass,
+}
+
+/// The transcript store.
+#[derive(Clone, Debug)]
+pub struct Transcript {
+    /// Where it goes.
+    pub place: Place,
+    /// Which of the two streams are written.
+    pub record: Streams,
+    /// How much of a message's content is kept (RETR and TOP alike).
+    pub content: ContentPolicy,
+    /// The digest of each message.
+    pub hash: HashPolicy,
+    /// How much of LIST's and UIDL's listings is kept.
+    pub listings: ListingPolicy,
+    /// How user names are written.
+    pub user: UserPolicy,
+    /// Whether passwords are written. On the command line only.
+    pub reveal_credentials: bool,
+    /// A segment is finished at this many octets.
+    pub rotate_size: u64,
+    /// A segment is finished at this age.
+    pub rotate_age: Duration,
+    /// Finished segments are compressed with zstd.
+    pub compress: bool,
+    /// Retention of the events stream and of kept content.
+    pub keep_events: Retention,
+    /// Retention of the session summaries.
+    pub keep_sessions: Retention,
+    /// Octets that may wait for the writer, over all sessions.
+    pub buffer: u64,
+    /// What happens when that many wait.
+    pub on_full: OnFull,
+    /// How long `OnFull::Wait` waits before it writes a gap; `None` waits for ever.
+    pub wait_limit: Option<Duration>,
+    /// What happens when the store cannot be written.
+    pub on_error: OnError,
+}
+
+/// Where a transcript goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Segments in this directory.
+    Directory(PathBuf),
+    /// JSON Lines on standard output; nothing is rotated, and message content is not kept.
+    Stdout,
+}
+
+/// Which of the two streams are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// Session summaries and events.
+    #[default]
+    Events,
+    /// Session summaries only.
+    Sessions,
+}
+
+/// How much of a message's content is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContentPolicy {
+    /// Counts and digest only.
+    #[default]
+    None,
+    /// Up to and including the blank line behind the headers.
+    Headers,
+    /// This many lines from the start.
+    Lines(u64),
+    /// All of it.
+    Full,
+}
+
+/// The digest of each message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashPolicy {
+    /// SHA-256 of the message with dot-stuffing removed.
+    #[default]
+    Sha256,
+    /// None.
+    None,
+}
+
+/// How much of LIST's and UIDL's listings is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListingPolicy {
+    /// The count and the first lines.
+    #[default]
+    Brief,
+    /// Every line.
+    Full,
+}
+
+/// How user names are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserPolicy {
+    /// As the client gave them.
+    #[default]
+    Plain,
+    /// As a keyed digest: equal within one store, of no use elsewhere.
+    Hash,
+}
+
+/// What happens when the transcript's buffer is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// Sessions wait for the writer, up to `wait_limit`; then a counted gap.
+    #[default]
+    Wait,
+    /// A counted gap at once.
+    Mark,
+    /// The session is closed.
+    Close,
+}
+
+/// What happens when the store cannot be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Sessions go on unrecorded, loudly.
+    #[default]
+    Continue,
+    /// Sessions in progress go on; new ones are refused until the store can be written again.
+    Refuse,
+}
+
+/// How long and how much is kept; the oldest finished segments go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Segments older than this are removed.
+    pub age: Duration,
+    /// The stream's segments hold no more than this many octets together.
+    pub octets: u64,
+    /// There are no more than this many segments.
+    pub segments: u64,
+}
+
+/// Bounds in number and size.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time, over all listeners.
+    pub connections: usize,
+    /// Commands of one session that may await their reply; more stay unread.
+    pub outstanding: usize,
+}
+
+/// Bounds in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// To reach the server: name resolution and TCP.
+    pub connect: Duration,
+    /// For a TLS handshake, STLS included.
+    pub handshake: Duration,
+    /// From the connection to the server's greeting.
+    pub greeting: Duration,
+    /// From the greeting to a successful login.
+    pub login: Duration,
+    /// Without an octet from either side, after login (RFC 1939 §3: at least 10 minutes).
+    pub idle: Duration,
+    /// Without an octet, when one side has ended its stream.
+    pub half_closed: Duration,
+    /// For a reply when the cap on outstanding commands is reached; then the session goes opaque.
+    pub reply: Duration,
+    /// For sessions to finish after SIGTERM or SIGINT.
+    pub drain: Duration,
+}
+
+/// The operational log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A file in place of stderr.
+    pub file: Option<PathBuf>,
+    /// When the file is changed for a new one.
+    pub rotation: LogRotation,
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// A tracing filter: `info`, `poptap=debug`, …
+    pub filter: String,
+}
+
+/// When the log file is changed for a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogRotation {
+    /// Each day.
+    #[default]
+    Daily,
+    /// Each hour.
+    Hourly,
+    /// Never.
+    Never,
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}

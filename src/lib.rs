@@ -1,0 +1,6 @@
+//! poptap
+#![allow(unused_imports)]
+pub mod config;
+pub mod pop3;
+pub mod record;
+pub mod tap;

@@ -1,0 +1,52 @@
+//! POP3 as RFC 1939 and its family define it, and as real servers speak it. Nothing here has ever heard of proxies.
+
+mod capability;
+mod command;
+mod line;
+mod response;
+mod tracker;
+
+pub use capability::{Capability, apop_timestamp};
+pub use command::{Command, Keyword};
+pub use line::LineEnd;
+pub use response::Status;
+
+/// Who spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// The mail client.
+    Client,
+    /// The mail server.
+    Upstream,
+}
+
+impl Peer {
+    /// The one at the other end.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
+/// The states of a session (RFC 1939 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before the login (§4).
+    Authorization,
+    /// After it (§5).
+    Transaction,
+    /// After QUIT was answered (§6).
+    Update,
+}
+
+/// The shape of a reply: known from the command and the status, never from its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A status line.
+    SingleLine,
+    /// A status line, then dot-stuffed lines up to `.` alone on a line.
+    MultiLine,
+}

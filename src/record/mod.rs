@@ -1,0 +1,2 @@
+//! The transcript: events → redacted records → the store.
+pub mod schema;

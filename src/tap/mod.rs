@@ -1,0 +1,3 @@
+//! The tap.
+mod observe;
+pub use observe::*;
