@@ -1,15 +1,18 @@
 //! POP3 as RFC 1939 and its family define it, and as real servers speak it. Nothing here has ever heard of proxies.
 
+mod body;
 mod capability;
 mod command;
 mod line;
 mod response;
 mod tracker;
 
+pub use body::{Body, Step};
 pub use capability::{Capability, apop_timestamp};
 pub use command::{Command, Keyword};
 pub use line::LineEnd;
 pub use response::Status;
+pub use tracker::{ClientExpects, Labelled, Loss, Ordinal, Receiving, ServerExpects, Tracker};
 
 /// Who spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

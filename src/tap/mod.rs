@@ -1,3 +1,275 @@
-//! The tap.
+//! The tap: two flows, a tracker and a filter. Octets go in, octets come out, and events tell what they were.
+//!
+//! It is pure: no socket, no clock, no file, no log. Whoever owns the sockets reads into [`Tap::space`], says so with
+//! [`Tap::filled`], calls [`Tap::advance`], and writes what [`Tap::output`] gives to the other peer.
+
+mod client;
+mod cut;
+mod filter;
+mod flow;
 mod observe;
-pub use observe::*;
+mod upstream;
+
+pub use filter::{Edit, Filter, Hold, Untouched, Verdict};
+pub use flow::{Flow, LARGE, Pool, SMALL};
+pub use observe::{Action, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
+
+use std::sync::Arc;
+
+use crate::pop3::{Body, ClientExpects, Peer, ServerExpects, Stage, Tracker};
+use client::Fate;
+use cut::Cut;
+
+/// One session's two directions, and all that is known of them.
+pub struct Tap<O, F> {
+    client: Flow,
+    upstream: Flow,
+    tracker: Tracker,
+    observer: O,
+    filter: F,
+    /// The client's line that is on its way, and what becomes of it.
+    client_cut: Cut,
+    fate: Fate,
+    /// The scanner of the client's message behind XTND XMIT.
+    client_body: Option<Body>,
+    /// The server's line that is on its way.
+    upstream_cut: Cut,
+    violation: Option<Violation>,
+    pool: Arc<Pool>,
+}
+
+impl<O: Observer, F: Filter> Tap<O, F> {
+    /// A session that awaits its greeting. At most `outstanding` commands may await their replies; more stay unread.
+    pub fn new(observer: O, filter: F, outstanding: usize, pool: Arc<Pool>) -> Self {
+        Self {
+            client: Flow::new(),
+            upstream: Flow::new(),
+            tracker: Tracker::new(outstanding),
+            observer,
+            filter,
+            client_cut: Cut::default(),
+            fate: Fate::Open,
+            client_body: None,
+            upstream_cut: Cut::default(),
+            violation: None,
+            pool,
+        }
+    }
+
+    // ── in ──
+
+    /// Whether octets from `peer` are wanted. When not, it is to be left unread: that is all the back-pressure there is.
+    #[must_use]
+    pub fn wants_read(&self, peer: Peer) -> bool {
+        self.violation.is_none() && self.flow(peer).wants_read()
+    }
+
+    /// Room for octets from `peer`; not empty when they are wanted.
+    pub fn space(&mut self, peer: Peer) -> &mut [u8] {
+        match peer {
+            Peer::Client => self.client.space(&self.pool),
+            Peer::Upstream => self.upstream.space(&self.pool),
+        }
+    }
+
+    /// `count` octets from `peer` were put into [`Tap::space`].
+    pub fn filled(&mut self, peer: Peer, count: usize) {
+        self.flow_mut(peer).filled(count);
+    }
+
+    /// `peer` will send nothing more.
+    pub fn finish(&mut self, peer: Peer) {
+        self.flow_mut(peer).finish();
+    }
+
+    /// Puts octets in front of what the server will send: a greeting that was read before TLS. At most [`SMALL`] octets.
+    pub fn preload(&mut self, greeting: &[u8]) {
+        self.upstream.preload(greeting, &self.pool);
+    }
+
+    /// Labels and releases what can be. Returns whether anything was.
+    pub fn advance(&mut self) -> bool {
+        let mut moved = false;
+        loop {
+            let client = self.may_label() && self.label_client();
+            let upstream = self.may_label() && self.label_upstream();
+            if !(client || upstream) {
+                return moved;
+            }
+            moved = true;
+        }
+    }
+
+    fn may_label(&self) -> bool {
+        self.violation.is_none() && self.observer.ready()
+    }
+
+    // ── out ──
+
+    /// What to write to `from`'s other peer.
+    #[must_use]
+    pub fn output(&self, from: Peer) -> &[u8] {
+        self.flow(from).output()
+    }
+
+    /// `count` octets of [`Tap::output`] were written.
+    pub fn wrote(&mut self, from: Peer, count: usize) {
+        self.flow_mut(from).wrote(count);
+    }
+
+    /// Whether `from` has ended its stream and all of it was dealt with, so that the end can be passed on.
+    #[must_use]
+    pub fn is_finished(&self, from: Peer) -> bool {
+        let flow = self.flow(from);
+        flow.is_ended() && flow.unlabelled().is_empty() && flow.is_drained() && self.is_settled(from)
+    }
+
+    /// Gives buffers without octets back to the pool.
+    pub fn rest(&mut self) {
+        self.client.rest(&self.pool);
+        self.upstream.rest(&self.pool);
+    }
+
+    // ── state ──
+
+    /// What a peer did that is not safe to pass on; nothing is labelled any more.
+    #[must_use]
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation
+    }
+
+    /// The stage, as far as the replies so far have told.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.tracker.stage()
+    }
+
+    /// Whether the greeting has come.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.tracker.is_greeted()
+    }
+
+    /// Whether the session is only carried.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        self.tracker.is_opaque()
+    }
+
+    /// Whether QUIT was answered.
+    #[must_use]
+    pub fn has_quit(&self) -> bool {
+        self.tracker.has_quit()
+    }
+
+    /// Whether the client is not read because too many of its commands await their replies.
+    #[must_use]
+    pub fn is_at_cap(&self) -> bool {
+        self.tracker.is_at_cap()
+    }
+
+    /// Octets received from `peer`, and those of them that should have reached the other one and did not.
+    #[must_use]
+    pub fn totals(&self, peer: Peer) -> (u64, u64) {
+        (self.flow(peer).received(), self.flow(peer).undelivered())
+    }
+
+    /// The observer.
+    pub fn observer(&mut self) -> &mut O {
+        &mut self.observer
+    }
+
+    /// The observer, when the session is over.
+    pub fn into_observer(self) -> O {
+        self.observer
+    }
+
+    /// The server stayed silent with the cap on outstanding commands reached: from here on the session is only carried.
+    pub fn give_up_on_replies(&mut self) {
+        self.go_opaque(OpaqueReason::RepliesMissing);
+    }
+
+    // ── shared by both directions ──
+
+    fn flow(&self, peer: Peer) -> &Flow {
+        match peer {
+            Peer::Client => &self.client,
+            Peer::Upstream => &self.upstream,
+        }
+    }
+
+    fn flow_mut(&mut self, peer: Peer) -> &mut Flow {
+        match peer {
+            Peer::Client => &mut self.client,
+            Peer::Upstream => &mut self.upstream,
+        }
+    }
+
+    fn is_settled(&self, from: Peer) -> bool {
+        match from {
+            Peer::Client => self.client_cut.is_empty(),
+            Peer::Upstream => {
+                let body = self.tracker.server_expects() == ServerExpects::Body;
+                self.upstream_cut.is_empty() && !body && !self.tracker.has_local_next()
+            }
+        }
+    }
+
+    fn violate(&mut self, violation: Violation) {
+        self.observer.on(&Event::Violation(violation));
+        self.violation = Some(violation);
+    }
+
+    fn go_opaque(&mut self, reason: OpaqueReason) {
+        let dropped_replies = self.tracker.go_opaque();
+        self.observer.on(&Event::Opaque { reason, dropped_replies });
+        for (from, cut) in [(Peer::Client, &mut self.client_cut), (Peer::Upstream, &mut self.upstream_cut)] {
+            if !cut.is_empty() {
+                self.observer.on(&Event::OpaqueOctets { from, octets: cut.octets() });
+            }
+            cut.clear();
+        }
+        if !matches!(self.fate, Fate::Answered { .. }) {
+            self.fate = Fate::Open;
+        }
+    }
+
+    /// Opaque octets go on as they are.
+    fn carry(&mut self, from: Peer) -> bool {
+        let flow = self.flow_mut(from);
+        let count = flow.unlabelled().len();
+        if !flow.may_release() || count == 0 {
+            return false;
+        }
+        flow.release(count);
+        self.observer.on(&Event::OpaqueOctets { from, octets: count as u64 });
+        true
+    }
+
+    /// An octet 0 where a line begins: a security layer's length field.
+    fn security_layer_begins(&mut self, from: Peer) -> bool {
+        let begins = self.tracker.layer_possible() && self.flow(from).unlabelled().first() == Some(&0);
+        if begins {
+            self.go_opaque(OpaqueReason::SecurityLayer);
+        }
+        begins
+    }
+
+    fn unfinished(&mut self, from: Peer) -> bool {
+        let cut = if from == Peer::Client { &mut self.client_cut } else { &mut self.upstream_cut };
+        if cut.is_empty() {
+            return false;
+        }
+        self.observer.on(&Event::Unfinished { from, line: cut.line() });
+        cut.clear();
+        true
+    }
+
+    fn client_awaits_handshake(&self) -> bool {
+        self.tracker.client_expects() == ClientExpects::Handshake
+    }
+
+    fn client_sends_data(&self) -> bool {
+        matches!(self.tracker.client_expects(), ClientExpects::Data(_))
+    }
+}

@@ -1,0 +1,5 @@
+//! What poptap refuses or edits.
+
+mod builtin;
+
+pub use builtin::{Builtin, Settings};

@@ -1,0 +1,381 @@
+//! The poll loop: moves octets between two streams while the tap allows.
+//!
+//! Why it cannot deadlock: the two directions share no buffer and no lock, and neither awaits inside the other. From server
+//! to client nothing waits for the direction from client to server, except while STLS is handed over, when the server has
+//! nothing to say. From client to server may wait for the server (a gate, the cap on outstanding commands), never the other
+//! way round, and waiting in one direction has no cycle. Both may wait for the transcript's writer, the writer for neither.
+//! So the proxy stands still only when a peer stopped reading or answering, and the timer ends that.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use crate::{
+    config::Timeouts,
+    pop3::{Peer, Stage},
+    tap::{Filter, Observer, Tap, Violation},
+};
+
+/// An observer that keeps a record: the only thing besides the peers that the relay waits for.
+pub trait Recording: Observer {
+    /// A turn of the loop begins: read the clock.
+    fn turn(&mut self);
+    /// Waits until [`Observer::ready`]; an error ends the session.
+    ///
+    /// # Errors
+    /// [`RecordFull`] where the record is full and the session is to be closed for it.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RecordFull>>;
+}
+
+/// The record is full, and sessions are to be closed for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordFull;
+
+/// Why the relay returned.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The streams have ended.
+    Closed {
+        /// Who ended first.
+        by: Peer,
+        /// How.
+        how: Ending,
+    },
+    /// A time limit expired.
+    TimedOut(Limit),
+    /// A peer did what is not safe to pass on.
+    Violation(Violation),
+    /// The record is full.
+    RecordFull,
+}
+
+/// How a peer ended its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order.
+    Eof,
+    /// TLS without close_notify: there may have been more.
+    Truncated,
+    /// With a reset, or another failure of the connection.
+    Reset,
+}
+
+/// The limits that the relay watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Until the greeting.
+    Greeting,
+    /// From the greeting to a successful login.
+    Login,
+    /// Without an octet.
+    Idle,
+    /// Without an octet, when one side has ended its stream.
+    HalfClosed,
+}
+
+/// Relays until both streams have ended, one failed, or a limit expired.
+///
+/// What the outcome leaves undelivered stands in the tap. The future may be dropped at any time.
+pub async fn relay<C, U, R, F>(client: &mut C, upstream: &mut U, tap: &mut Tap<R, F>, timeouts: &Timeouts) -> Outcome
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    R: Recording,
+    F: Filter,
+{
+    let timer = Timer::new(*timeouts);
+    let mut relay = Relay { client: End::new(client), upstream: End::new(upstream), tap, first: None, timer };
+    poll_fn(|context| relay.poll(context)).await
+}
+
+struct Relay<'a, C, U, R, F> {
+    client: End<'a, C>,
+    upstream: End<'a, U>,
+    tap: &'a mut Tap<R, F>,
+    /// Who ended first, and how.
+    first: Option<(Peer, Ending)>,
+    timer: Timer,
+}
+
+/// One peer's stream, and what was done to it.
+struct End<'a, S> {
+    stream: &'a mut S,
+    /// Nothing more can be read from it.
+    read_over: bool,
+    /// Its writing half: octets may be written, wait to be flushed, were followed by our end, or can no longer be.
+    writing: Writing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Clean,
+    Unflushed,
+    ShutDown,
+    Failed,
+}
+
+impl<C, U, R, F> Relay<'_, C, U, R, F>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    R: Recording,
+    F: Filter,
+{
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.tap.observer().turn();
+        while self.turn(context) {
+            if let Some(violation) = self.tap.violation() {
+                return Poll::Ready(Outcome::Violation(violation));
+            }
+        }
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        if let Some(Err(RecordFull)) = self.wait_for_record(context) {
+            return Poll::Ready(Outcome::RecordFull);
+        }
+        self.tap.rest();
+        self.poll_timer(context).map(Outcome::TimedOut)
+    }
+
+    /// One attempt at everything; whether anything moved.
+    fn turn(&mut self, context: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        if !self.is_upstream_dead() {
+            moved |= self.read(Peer::Client, context);
+        }
+        moved |= self.read(Peer::Upstream, context);
+        moved |= self.tap.advance();
+        moved |= self.write(Peer::Client, context);
+        moved |= self.write(Peer::Upstream, context);
+        moved |= self.record_is_ready_again(context);
+        moved
+    }
+
+    fn read(&mut self, peer: Peer, context: &mut Context<'_>) -> bool {
+        let over = if peer == Peer::Client { self.client.read_over } else { self.upstream.read_over };
+        if over || !self.tap.wants_read(peer) {
+            return false;
+        }
+        let mut space = ReadBuf::new(self.tap.space(peer));
+        let poll = match peer {
+            Peer::Client => Pin::new(&mut *self.client.stream).poll_read(context, &mut space),
+            Peer::Upstream => Pin::new(&mut *self.upstream.stream).poll_read(context, &mut space),
+        };
+        let count = space.filled().len();
+        match poll {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) if count > 0 => {
+                self.tap.filled(peer, count);
+                self.timer.active(peer);
+            }
+            Poll::Ready(Ok(())) => self.ended(peer, Ending::Eof),
+            Poll::Ready(Err(error)) => self.ended(peer, ending(&error)),
+        }
+        true
+    }
+
+    fn ended(&mut self, peer: Peer, how: Ending) {
+        self.first.get_or_insert((peer, how));
+        self.tap.finish(peer);
+        match peer {
+            Peer::Client => self.client.read_over = true,
+            Peer::Upstream => self.upstream.read_over = true,
+        }
+    }
+
+    /// Writes what is released from `from` to its other peer; flushes when it runs dry; passes the end on.
+    fn write(&mut self, from: Peer, context: &mut Context<'_>) -> bool {
+        let result = match from {
+            Peer::Client => self.upstream.drain(self.tap, from, context),
+            Peer::Upstream => self.client.drain(self.tap, from, context),
+        };
+        result.unwrap_or_else(|error| {
+            self.first.get_or_insert((from.other(), ending(&error)));
+            true
+        })
+    }
+
+    /// The server went away with a failure: nothing can reach it any more, but what it sent is delivered.
+    fn is_upstream_dead(&self) -> bool {
+        self.upstream.writing == Writing::Failed
+            || matches!(self.first, Some((Peer::Upstream, Ending::Reset | Ending::Truncated)))
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let (by, how) = self.first?;
+        let client_gone = self.client.writing == Writing::Failed || (by, how) == (Peer::Client, Ending::Reset);
+        let to_client_done = self.client.writing == Writing::ShutDown;
+        let to_upstream_done = self.upstream.writing == Writing::ShutDown || self.is_upstream_dead();
+        (client_gone || to_client_done && to_upstream_done).then_some(Outcome::Closed { by, how })
+    }
+
+    fn record_is_ready_again(&mut self, context: &mut Context<'_>) -> bool {
+        !self.tap.observer().ready() && matches!(self.wait_for_record(context), Some(Ok(())))
+    }
+
+    fn wait_for_record(&mut self, context: &mut Context<'_>) -> Option<Result<(), RecordFull>> {
+        if self.tap.observer().ready() {
+            return None;
+        }
+        match self.tap.observer().poll_ready(context) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Limit> {
+        loop {
+            let one_sided = self.first.is_some();
+            let (deadline, due) = self.timer.next(self.tap, one_sided);
+            ready!(self.timer.poll(deadline, context));
+            match due {
+                Due::Limit(limit) => return Poll::Ready(limit),
+                Due::Replies => {
+                    self.tap.give_up_on_replies();
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
+    fn new(stream: &'a mut S) -> Self {
+        Self { stream, read_over: false, writing: Writing::Clean }
+    }
+
+    fn drain<R: Observer, F: Filter>(&mut self, tap: &mut Tap<R, F>, from: Peer, context: &mut Context<'_>) -> io::Result<bool> {
+        if matches!(self.writing, Writing::ShutDown | Writing::Failed) {
+            return Ok(false);
+        }
+        let result = self.try_drain(tap, from, context);
+        if result.is_err() {
+            self.writing = Writing::Failed;
+        }
+        result
+    }
+
+    fn try_drain<R: Observer, F: Filter>(
+        &mut self,
+        tap: &mut Tap<R, F>,
+        from: Peer,
+        context: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        let mut moved = false;
+        while !tap.output(from).is_empty() {
+            let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(context, tap.output(from)) else {
+                return Ok(moved);
+            };
+            let count = written?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            tap.wrote(from, count);
+            self.writing = Writing::Unflushed;
+            moved = true;
+        }
+        if self.writing == Writing::Unflushed && Pin::new(&mut *self.stream).poll_flush(context)?.is_ready() {
+            self.writing = Writing::Clean;
+        }
+        Ok(moved | self.pass_on_end(tap.is_finished(from), context)?)
+    }
+
+    fn pass_on_end(&mut self, finished: bool, context: &mut Context<'_>) -> io::Result<bool> {
+        let done = finished && Pin::new(&mut *self.stream).poll_shutdown(context)?.is_ready();
+        if done {
+            self.writing = Writing::ShutDown;
+        }
+        Ok(done)
+    }
+}
+
+fn ending(error: &io::Error) -> Ending {
+    if error.kind() == io::ErrorKind::UnexpectedEof { Ending::Truncated } else { Ending::Reset }
+}
+
+/// One timer for every limit, armed again only when it fires or a deadline comes nearer.
+struct Timer {
+    timeouts: Timeouts,
+    started: Instant,
+    greeted: Option<Instant>,
+    last_client: Instant,
+    last_upstream: Instant,
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+}
+
+enum Due {
+    Limit(Limit),
+    Replies,
+}
+
+impl Timer {
+    fn new(timeouts: Timeouts) -> Self {
+        let now = Instant::now();
+        let armed = now + timeouts.greeting;
+        let sleep = Box::pin(tokio::time::sleep_until(armed));
+        Self { timeouts, started: now, greeted: None, last_client: now, last_upstream: now, sleep, armed }
+    }
+
+    fn active(&mut self, peer: Peer) {
+        let now = Instant::now();
+        match peer {
+            Peer::Client => self.last_client = now,
+            Peer::Upstream => self.last_upstream = now,
+        }
+    }
+
+    /// The next deadline, and what is due then.
+    fn next<R: Observer, F: Filter>(&mut self, tap: &Tap<R, F>, one_sided: bool) -> (Instant, Due) {
+        let quiet_since = self.last_client.max(self.last_upstream);
+        let after = |start: Instant, limit: Duration| start.checked_add(limit).unwrap_or_else(far_away);
+        let mut next = if !tap.is_greeted() {
+            (after(self.started, self.timeouts.greeting), Due::Limit(Limit::Greeting))
+        } else if tap.stage() == Stage::Authorization && !tap.is_opaque() {
+            let greeted = *self.greeted.get_or_insert(self.last_upstream);
+            (after(greeted, self.timeouts.login), Due::Limit(Limit::Login))
+        } else {
+            (after(quiet_since, self.timeouts.idle), Due::Limit(Limit::Idle))
+        };
+        let half_closed = after(quiet_since, self.timeouts.half_closed);
+        if one_sided && half_closed < next.0 {
+            next = (half_closed, Due::Limit(Limit::HalfClosed));
+        }
+        let replies = after(self.last_upstream.max(self.last_client), self.timeouts.reply);
+        if tap.is_at_cap() && !tap.is_opaque() && replies < next.0 {
+            next = (replies, Due::Replies);
+        }
+        next
+    }
+
+    fn poll(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        if deadline < self.armed || self.sleep.is_elapsed() {
+            self.armed = deadline;
+            self.sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(context));
+            if self.armed >= deadline || Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.armed = deadline;
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// A limit so long that it can't be added: some thirty years.
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(86400 * 365 * 30)
+}

@@ -1,0 +1,96 @@
+//! Who may change what passes: the [`Filter`].
+
+use std::sync::Arc;
+
+use super::Violation;
+use crate::pop3::{Command, Keyword, Stage};
+
+/// Somebody who may refuse, answer or edit.
+///
+/// A filter sees commands on their way, and the lines of those replies which it asked for when the *command* passed; other
+/// bodies are never cut into lines, so a message that looks like a capability listing stays as it is.
+pub trait Filter {
+    /// May the line that begins so become one that the filter wants whole before any of it is forwarded?
+    ///
+    /// Asked while a line is incomplete, with at most [`REMEMBERED`](super::REMEMBERED) octets; `first` says that it is the session's first.
+    fn hold(&self, beginning: &[u8], first: bool) -> Hold;
+
+    /// What becomes of a command that it held, or that arrived in one piece.
+    fn command(&mut self, command: &Command<'_>, stage: Stage) -> Verdict;
+
+    /// The server's greeting, before any edit. The answer says whether it is to be edited: then [`Filter::response_line`] is asked.
+    fn greeting(&mut self, line: &[u8]) -> bool;
+
+    /// What becomes of one line (its line end included) of a reply that it wants to edit. `keyword` is `None` for the greeting.
+    fn response_line(&mut self, keyword: Option<Keyword>, line: &[u8]) -> Edit;
+}
+
+/// The answer of [`Filter::hold`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Not of interest: forward it as it comes.
+    Stream,
+    /// More octets are needed to tell.
+    More,
+    /// This is enough: ask [`Filter::command`] now.
+    Decide,
+}
+
+/// What becomes of a command.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is forwarded.
+    Forward,
+    /// It is forwarded, and the lines of its reply's body are to be edited.
+    ForwardAndEdit,
+    /// It is not forwarded. This reply, line ends included, is sent in its turn.
+    Answer {
+        /// The whole reply.
+        text: Arc<[u8]>,
+        /// The rule that decided.
+        rule: &'static str,
+    },
+    /// The session is closed.
+    Close(Violation),
+}
+
+/// What becomes of a line of a reply.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// It passes.
+    Keep,
+    /// It is left out.
+    Remove {
+        /// The rule that decided.
+        rule: &'static str,
+    },
+    /// It is replaced by this text, line end included.
+    Replace {
+        /// The line in its place.
+        text: Arc<[u8]>,
+        /// The rule that decided.
+        rule: &'static str,
+    },
+}
+
+/// The filter that changes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Untouched;
+
+impl Filter for Untouched {
+    fn hold(&self, _beginning: &[u8], _first: bool) -> Hold {
+        Hold::Stream
+    }
+
+    fn command(&mut self, _command: &Command<'_>, _stage: Stage) -> Verdict {
+        Verdict::Forward
+    }
+
+    fn greeting(&mut self, _line: &[u8]) -> bool {
+        false
+    }
+
+    fn response_line(&mut self, _keyword: Option<Keyword>, _line: &[u8]) -> Edit {
+        Edit::Keep
+    }
+}

@@ -1,0 +1,225 @@
+//! Labelling what the server sends, and putting local replies in their place.
+
+use super::{Action, Edit, Event, Filter, Line, Observer, OpaqueReason, Tap, Violation, ViolationKind, cut::whole};
+use crate::pop3::{Keyword, Labelled, Loss, Peer, ServerExpects, Tracker};
+
+impl<O: Observer, F: Filter> Tap<O, F> {
+    /// Labels one thing from the server, or places one local reply; false when there is nothing to do, or it has to wait.
+    pub(super) fn label_upstream(&mut self) -> bool {
+        if self.place_local_reply() {
+            return true;
+        }
+        if self.upstream.unlabelled().is_empty() {
+            return self.upstream.is_ended() && (self.truncated_body() | self.unfinished(Peer::Upstream));
+        }
+        if !self.upstream.may_release() {
+            return false;
+        }
+        match self.tracker.server_expects() {
+            ServerExpects::Anything => self.carry(Peer::Upstream),
+            ServerExpects::Nothing => self.unasked_behind_stls(),
+            ServerExpects::Body => self.body(),
+            expected => self.status_line(expected == ServerExpects::Greeting),
+        }
+    }
+
+    /// At the start of a line, when all that was asked before is answered.
+    fn place_local_reply(&mut self) -> bool {
+        if !self.upstream_cut.is_empty() || !self.upstream.may_insert() {
+            return false;
+        }
+        let Some((n, text)) = self.tracker.take_local() else { return false };
+        self.observer.on(&Event::LocalReply { n, text: &text });
+        self.upstream.insert(text);
+        true
+    }
+
+    fn unasked_behind_stls(&mut self) -> bool {
+        self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::PlaintextBehindStlsReply });
+        true
+    }
+
+    // ── status lines ──
+
+    fn status_line(&mut self, greeting: bool) -> bool {
+        if self.upstream_cut.is_empty() && self.security_layer_begins(Peer::Upstream) {
+            return true;
+        }
+        let unlabelled = self.upstream.unlabelled();
+        let line = memchr::memchr(b'\n', unlabelled).map(|at| at + 1);
+        let must_go = line.is_some() || self.upstream.is_full() || self.upstream.is_ended();
+        if greeting && !must_go {
+            return false;
+        }
+        let count = line.unwrap_or(unlabelled.len());
+        match (line, self.upstream_cut.is_empty()) {
+            (Some(_), true) if greeting => self.greeting(count),
+            (Some(_), true) => self.whole_status_line(count),
+            _ => self.piece_of_status_line(count, line.is_some()),
+        }
+        true
+    }
+
+    fn whole_status_line(&mut self, count: usize) {
+        let line = whole(&self.upstream.unlabelled()[..count], self.upstream.labelled());
+        let labelled = label(&mut self.tracker, &mut self.observer, line);
+        self.upstream.release(count);
+        self.after_status_line(labelled, count as u64);
+    }
+
+    fn piece_of_status_line(&mut self, count: usize, last: bool) {
+        self.upstream_cut.push(&self.upstream.unlabelled()[..count], self.upstream.labelled());
+        self.upstream.release(count);
+        if last {
+            let labelled = label(&mut self.tracker, &mut self.observer, self.upstream_cut.line());
+            let octets = self.upstream_cut.octets();
+            self.upstream_cut.clear();
+            self.after_status_line(labelled, octets);
+        }
+    }
+
+    fn after_status_line(&mut self, labelled: Labelled, octets: u64) {
+        match labelled {
+            Labelled::Lost(loss) => {
+                self.go_opaque(reason(loss));
+                self.observer.on(&Event::OpaqueOctets { from: Peer::Upstream, octets });
+            }
+            Labelled::Reply { keyword: Keyword::Auth, .. } => self.resolve(),
+            Labelled::Reply { keyword: Keyword::Xtnd, .. } if self.client_sends_data() && !self.client_cut.is_empty() => {
+                self.go_opaque(OpaqueReason::AmbiguousCommand);
+            }
+            Labelled::Reply { keyword: Keyword::Stls, .. } if self.client_awaits_handshake() => self.stls_agreed(),
+            _ => {}
+        }
+    }
+
+    /// The lines behind an AUTH that is settled now were commands.
+    fn resolve(&mut self) {
+        while let Some((n, keyword)) = self.tracker.next_resolved() {
+            self.observer.on(&Event::Resolved { n, keyword });
+        }
+    }
+
+    fn stls_agreed(&mut self) {
+        if !self.upstream.unlabelled().is_empty() {
+            self.unasked_behind_stls();
+        } else if self.tracker.has_commands_behind_stls() || !self.client_cut.is_empty() {
+            self.violate(Violation { fault: Peer::Client, kind: ViolationKind::PlaintextBehindStls });
+        }
+    }
+
+    // ── edited lines ──
+
+    fn greeting(&mut self, count: usize) {
+        let octets = &self.upstream.unlabelled()[..count];
+        let line = whole(octets, self.upstream.labelled());
+        label(&mut self.tracker, &mut self.observer, line);
+        let edit = if self.filter.greeting(line.text) { self.filter.response_line(None, octets) } else { Edit::Keep };
+        self.apply(edit, None, count);
+    }
+
+    fn apply(&mut self, edit: Edit, n: Option<u64>, count: usize) {
+        match edit {
+            Edit::Keep => self.upstream.release(count),
+            Edit::Remove { rule } => {
+                self.observer.on(&Event::Decision { n, action: Action::RemoveLine, rule });
+                self.upstream.skip(count);
+            }
+            Edit::Replace { text, rule } => {
+                self.observer.on(&Event::Decision { n, action: Action::EditLine, rule });
+                self.upstream.skip(count);
+                self.upstream.insert(text);
+            }
+        }
+    }
+
+    // ── bodies ──
+
+    fn body(&mut self) -> bool {
+        let Some(receiving) = self.tracker.receiving() else { return false };
+        if !receiving.edit {
+            return self.piece_of_body();
+        }
+        let unlabelled = self.upstream.unlabelled();
+        match memchr::memchr(b'\n', unlabelled) {
+            Some(at) => self.line_of_body(at + 1),
+            None if self.upstream.is_full() || self.upstream.is_ended() => {
+                receiving.edit = false;
+                return self.piece_of_body();
+            }
+            None => return false,
+        }
+        true
+    }
+
+    fn piece_of_body(&mut self) -> bool {
+        let Some((count, _)) = self.step(self.upstream.unlabelled().len()) else { return false };
+        self.upstream.release(count);
+        true
+    }
+
+    /// A line of a body that the filter wants.
+    fn line_of_body(&mut self, count: usize) {
+        let Some((n, keyword)) = self.tracker.receiving().map(|receiving| (receiving.n, receiving.keyword)) else { return };
+        let (mut done, mut ended) = (0, false);
+        while done < count {
+            let Some((consumed, end)) = self.step_from(done, count) else { break };
+            done += consumed;
+            ended |= end;
+        }
+        let edit =
+            if ended { Edit::Keep } else { self.filter.response_line(Some(keyword), &self.upstream.unlabelled()[..count]) };
+        self.apply(edit, Some(n), count);
+    }
+
+    fn step(&mut self, count: usize) -> Option<(usize, bool)> {
+        self.step_from(0, count)
+    }
+
+    /// One step of the scanner over the unlabelled octets `from..to`: how many it consumed, and whether the body is over.
+    fn step_from(&mut self, from: usize, to: usize) -> Option<(usize, bool)> {
+        let receiving = self.tracker.receiving()?;
+        let (n, keyword) = (receiving.n, receiving.keyword);
+        let step = receiving.body.step(&self.upstream.unlabelled()[from..to]);
+        let octets = receiving.body.octets();
+        if !step.content.is_empty() {
+            self.observer.on(&Event::Content { n, keyword, octets: step.content });
+        }
+        if step.end {
+            self.tracker.body_ended();
+            self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: true });
+        }
+        Some((step.consumed, step.end))
+    }
+
+    fn truncated_body(&mut self) -> bool {
+        let Some(receiving) = self.tracker.receiving() else { return false };
+        let (n, keyword, octets) = (receiving.n, receiving.keyword, receiving.body.octets());
+        self.tracker.body_ended();
+        self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: false });
+        true
+    }
+}
+
+/// Tells tracker and observer of a complete line at which a status line is expected.
+fn label(tracker: &mut Tracker, observer: &mut impl Observer, line: Line<'_>) -> Labelled {
+    let labelled = tracker.status_line(line.text, line.end);
+    match labelled {
+        Labelled::Greeting(status) => observer.on(&Event::Greeting { status, line }),
+        Labelled::Challenge(auth) => observer.on(&Event::SaslChallenge { auth, line }),
+        Labelled::Unsolicited(status) => observer.on(&Event::Unsolicited { status, line }),
+        Labelled::Reply { n, keyword, status, shape } => {
+            observer.on(&Event::Reply { n, keyword, status, shape, line, stage: tracker.stage() });
+        }
+        Labelled::Lost(_) => {}
+    }
+    labelled
+}
+
+fn reason(loss: Loss) -> OpaqueReason {
+    match loss {
+        Loss::UnexpectedLine => OpaqueReason::UnexpectedLine,
+        Loss::TooManyReplies => OpaqueReason::TooManyReplies,
+        Loss::AmbiguousCommand => OpaqueReason::AmbiguousCommand,
+    }
+}

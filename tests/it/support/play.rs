@@ -1,0 +1,123 @@
+//! Playing a conversation through the tap, in any chunking.
+
+use std::sync::Arc;
+
+use poptap::{
+    pop3::Peer,
+    tap::{Filter, Pool, Tap},
+};
+
+use super::witness::Witness;
+
+/// What one side says next, or that it has ended its stream.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Says(Peer, Vec<u8>),
+    Ends(Peer),
+}
+
+/// What came of a conversation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Played {
+    /// Octets that reached the server.
+    pub to_upstream: Vec<u8>,
+    /// Octets that reached the client.
+    pub to_client: Vec<u8>,
+    /// Whether the client's and the server's end were passed on.
+    pub ended: (bool, bool),
+    pub events: Vec<String>,
+    pub accounted: (u64, u64),
+    pub received: (u64, u64),
+}
+
+/// The sizes of the next piece read and written; both at least 1.
+pub type Cuts<'a> = &'a mut dyn FnMut() -> usize;
+
+/// A tap with its witness, and what it let through.
+pub struct Player<F> {
+    pub tap: Tap<Witness, F>,
+    to_upstream: Vec<u8>,
+    to_client: Vec<u8>,
+}
+
+impl<F: Filter> Player<F> {
+    pub fn new(filter: F, outstanding: usize) -> Self {
+        let tap = Tap::new(Witness::default(), filter, outstanding, Arc::new(Pool::new(2)));
+        Self { tap, to_upstream: Vec::new(), to_client: Vec::new() }
+    }
+
+    pub fn step(&mut self, step: &Step, cuts: Cuts<'_>) {
+        match step {
+            Step::Says(peer, octets) => self.say(*peer, octets, cuts),
+            Step::Ends(peer) => self.tap.finish(*peer),
+        }
+        self.settle(cuts);
+    }
+
+    /// Feeds what one side says; returns when all of it was read, or nothing more is wanted.
+    fn say(&mut self, peer: Peer, mut octets: &[u8], cuts: Cuts<'_>) {
+        while !octets.is_empty() && self.tap.wants_read(peer) {
+            let space = self.tap.space(peer);
+            assert!(!space.is_empty() && space.len() <= poptap::tap::LARGE, "the buffer's limit");
+            let count = cuts().min(space.len()).min(octets.len());
+            space[..count].copy_from_slice(&octets[..count]);
+            self.tap.filled(peer, count);
+            octets = &octets[count..];
+            self.settle(cuts);
+        }
+    }
+
+    /// Advances and writes until nothing moves.
+    fn settle(&mut self, cuts: Cuts<'_>) {
+        loop {
+            let mut moved = self.tap.advance();
+            for from in [Peer::Client, Peer::Upstream] {
+                let count = cuts().min(self.tap.output(from).len());
+                let written = self.tap.output(from)[..count].to_vec();
+                moved |= count > 0;
+                match from {
+                    Peer::Client => self.to_upstream.extend(written),
+                    Peer::Upstream => self.to_client.extend(written),
+                }
+                self.tap.wrote(from, count);
+            }
+            if !moved && self.tap.observer().stall.get() == 0 {
+                break;
+            }
+        }
+        self.tap.rest();
+    }
+
+    pub fn end(mut self) -> Played {
+        let (to_upstream, to_client) = (std::mem::take(&mut self.to_upstream), std::mem::take(&mut self.to_client));
+        let ended = (self.tap.is_finished(Peer::Client), self.tap.is_finished(Peer::Upstream));
+        let received = (self.tap.totals(Peer::Client).0, self.tap.totals(Peer::Upstream).0);
+        let mut witness = self.tap.into_observer();
+        Played { to_upstream, to_client, ended, events: witness.seen(), accounted: witness.accounted, received }
+    }
+}
+
+/// Plays a whole conversation.
+pub fn play<F: Filter>(filter: F, steps: &[Step], cuts: Cuts<'_>) -> Played {
+    let mut player = Player::new(filter, 1000);
+    for step in steps {
+        player.step(step, cuts);
+    }
+    player.end()
+}
+
+/// Cuts everything into pieces of one size.
+pub fn pieces_of(size: usize) -> impl FnMut() -> usize {
+    move || size
+}
+
+/// Cuts at random, the same way for the same seed (xorshift).
+pub fn random_pieces(seed: u64, most: usize) -> impl FnMut() -> usize {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        1 + (state >> 33) as usize % most
+    }
+}
