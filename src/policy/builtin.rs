@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    pop3::{Capability, Command, Keyword, Peer, Stage, apop_timestamp},
-    tap::{Edit, Filter, Hold, Verdict, Violation, ViolationKind},
+    pop3::{Capability, Command, Keyword, Peer, apop_timestamp},
+    tap::{Context, Edit, Filter, Hold, Verdict, Violation, ViolationKind},
 };
 
 /// What the built-in handling does in one session.
@@ -74,8 +74,8 @@ impl Filter for Builtin {
         }
     }
 
-    fn command(&mut self, command: &Command<'_>, _stage: Stage) -> Verdict {
-        if command.word.starts_with(&CLIENT_HELLO) {
+    fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
+        if context.first && command.word.starts_with(&CLIENT_HELLO) {
             return Verdict::Close(Violation { fault: Peer::Client, kind: ViolationKind::TlsOnPlainPort });
         }
         match self.refuses(command.keyword) {
@@ -116,6 +116,7 @@ fn without_timestamps(line: &[u8]) -> Option<Arc<[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pop3::Stage;
 
     fn refusing() -> Builtin {
         Builtin::new(Settings { refuse_stls: true, strip_apop: true, ..Settings::default() })
@@ -148,12 +149,13 @@ mod tests {
 
     #[test]
     fn xclient_is_refused_until_the_greeting_says_that_nobody_would_believe_it() {
+        let context = Context { stage: Stage::Authorization, first: true };
         let xclient = Command::parse(b"XCLIENT ADDR=192.0.2.1");
         for (greeting, refused) in [(&b"+OK [XCLIENT] Dovecot ready."[..], true), (b"+OK Dovecot ready.", false)] {
             let mut filter = Builtin::new(Settings::default());
-            assert!(matches!(filter.command(&xclient, Stage::Authorization), Verdict::Answer { .. }));
+            assert!(matches!(filter.command(&xclient, context), Verdict::Answer { .. }));
             filter.greeting(greeting);
-            assert_eq!(matches!(filter.command(&xclient, Stage::Authorization), Verdict::Answer { .. }), refused);
+            assert_eq!(matches!(filter.command(&xclient, context), Verdict::Answer { .. }), refused);
         }
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Event, Filter, Hold, Line, Observer, OpaqueReason, REMEMBERED, Tap, Verdict, Violation, ViolationKind, cut::whole,
+    Action, Context, Event, Filter, Hold, Line, Observer, OpaqueReason, REMEMBERED, Tap, Verdict, Violation, ViolationKind,
+    cut::whole,
 };
 use crate::pop3::{Body, ClientExpects, Command, Peer, Tracker};
 
@@ -116,7 +117,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     fn ask_filter(&mut self) -> Option<Fate> {
         let unlabelled = self.client.unlabelled();
         let text = whole(line_in(unlabelled).unwrap_or(unlabelled), 0).text;
-        match self.filter.command(&Command::parse(text), self.tracker.stage()) {
+        let context = Context { stage: self.tracker.stage(), first: self.tracker.lines() == 0 };
+        match self.filter.command(&Command::parse(text), context) {
             Verdict::Forward => Some(Fate::Command { edit: false }),
             Verdict::ForwardAndEdit => Some(Fate::Command { edit: true }),
             Verdict::Answer { text, rule } => Some(Fate::Answered { text, rule }),

@@ -16,13 +16,22 @@ pub trait Filter {
     fn hold(&self, beginning: &[u8], first: bool) -> Hold;
 
     /// What becomes of a command that it held, or that arrived in one piece.
-    fn command(&mut self, command: &Command<'_>, stage: Stage) -> Verdict;
+    fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict;
 
     /// The server's greeting, before any edit. The answer says whether it is to be edited: then [`Filter::response_line`] is asked.
     fn greeting(&mut self, line: &[u8]) -> bool;
 
     /// What becomes of one line (its line end included) of a reply that it wants to edit. `keyword` is `None` for the greeting.
     fn response_line(&mut self, keyword: Option<Keyword>, line: &[u8]) -> Edit;
+}
+
+/// What is known when a command is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// The stage, as far as the replies so far have told.
+    pub stage: Stage,
+    /// Whether it is the session's first line.
+    pub first: bool,
 }
 
 /// The answer of [`Filter::hold`].
@@ -82,7 +91,7 @@ impl Filter for Untouched {
         Hold::Stream
     }
 
-    fn command(&mut self, _command: &Command<'_>, _stage: Stage) -> Verdict {
+    fn command(&mut self, _command: &Command<'_>, _context: Context) -> Verdict {
         Verdict::Forward
     }
 

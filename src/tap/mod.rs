@@ -10,7 +10,7 @@ mod flow;
 mod observe;
 mod upstream;
 
-pub use filter::{Edit, Filter, Hold, Untouched, Verdict};
+pub use filter::{Context, Edit, Filter, Hold, Untouched, Verdict};
 pub use flow::{Flow, LARGE, Pool, SMALL};
 pub use observe::{Action, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
 

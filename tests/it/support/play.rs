@@ -1,6 +1,6 @@
 //! Playing a conversation through the tap, in any chunking.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use poptap::{
     pop3::Peer,
@@ -10,10 +10,19 @@ use poptap::{
 use super::witness::Witness;
 
 /// What one side says next, or that it has ended its stream.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Step {
     Says(Peer, Vec<u8>),
     Ends(Peer),
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Says(peer, octets) => write!(formatter, "{peer:?} says {}", octets.escape_ascii()),
+            Self::Ends(peer) => write!(formatter, "{peer:?} ends"),
+        }
+    }
 }
 
 /// What came of a conversation.
@@ -70,7 +79,8 @@ impl<F: Filter> Player<F> {
     /// Advances and writes until nothing moves.
     fn settle(&mut self, cuts: Cuts<'_>) {
         loop {
-            let mut moved = self.tap.advance();
+            let stalled = self.tap.violation().is_none() && self.tap.observer().stall.get() > 0;
+            let mut moved = self.tap.advance() || stalled;
             for from in [Peer::Client, Peer::Upstream] {
                 let count = cuts().min(self.tap.output(from).len());
                 let written = self.tap.output(from)[..count].to_vec();
@@ -81,7 +91,7 @@ impl<F: Filter> Player<F> {
                 }
                 self.tap.wrote(from, count);
             }
-            if !moved && self.tap.observer().stall.get() == 0 {
+            if !moved {
                 break;
             }
         }
