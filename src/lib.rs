@@ -1,6 +1,7 @@
 //! poptap
 #![allow(unused_imports)]
 pub mod config;
+pub mod demo;
 pub mod pop3;
 pub mod record;
 pub mod tap;
