@@ -108,10 +108,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     async fn table(&mut self, command: &str, messages: &[Message], column: fn(&Message) -> String) -> Result<(), ClientError> {
-        let rows: String = (1..).zip(messages).map(|(n, message): (usize, _)| format!("{n} {}\r\n", column(message))).collect();
+        let row = |(number, message): (usize, &Message)| format!("{number} {}\r\n", column(message));
+        let rows: Vec<String> = (1..).zip(messages).map(row).collect();
         self.say(command).await?;
         let listing = self.listing(command).await?;
-        same(command, &listing, rows.as_bytes())
+        same(command, &listing, rows.concat().as_bytes())
     }
 
     async fn fetch(&mut self, messages: &[Message]) -> Result<(), ClientError> {
@@ -232,10 +233,10 @@ mod tests {
     use super::super::server::serve;
     use super::*;
 
-    /// A server of `served` and the client, which expects `expected`, over a pipe of this many octets.
-    async fn meet(served: Mailbox, expected: &Mailbox, pipe: usize) -> Result<Fetched, ClientError> {
+    /// A server of `mailbox` and the client, which expects `expected`, over a pipe of this many octets.
+    async fn meet(mailbox: Mailbox, expected: &Mailbox, pipe: usize) -> Result<Fetched, ClientError> {
         let (near, far) = tokio::io::duplex(pipe);
-        let server = tokio::spawn(serve(far, Arc::new(served)));
+        let server = tokio::spawn(serve(far, Arc::new(mailbox)));
         let result = converse(near, expected).await;
         server.await.unwrap().unwrap();
         result

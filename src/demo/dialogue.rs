@@ -141,9 +141,9 @@ impl Maildrop {
     fn answer(&mut self, keyword: Keyword, arguments: &[&[u8]]) -> Reply {
         match (keyword, arguments) {
             (Keyword::Stat, []) => self.stat(),
-            (Keyword::List, []) => self.list(|message| message.size().to_string()),
+            (Keyword::List, []) => Ok(self.list(|message| message.size().to_string())),
             (Keyword::List, [number]) => self.list_one(number, |message| message.size().to_string()),
-            (Keyword::Uidl, []) => self.list(|message| message.uid().to_owned()),
+            (Keyword::Uidl, []) => Ok(self.list(|message| message.uid().to_owned())),
             (Keyword::Uidl, [number]) => self.list_one(number, |message| message.uid().to_owned()),
             (Keyword::Retr, [number]) => self.retrieve(number),
             (Keyword::Top, [number, lines]) => self.top(number, lines),
@@ -159,9 +159,9 @@ impl Maildrop {
         ok(&format!("{count} {size}"))
     }
 
-    fn list(&self, column: impl Fn(&Message) -> String) -> Reply {
-        let rows: String = self.present().map(|(number, message)| format!("{number} {}\r\n", column(message))).collect();
-        Ok(multi_line(&format!("{} messages", self.totals().0), rows.as_bytes()))
+    fn list(&self, column: impl Fn(&Message) -> String) -> Vec<u8> {
+        let rows: Vec<String> = self.present().map(|(number, message)| format!("{number} {}\r\n", column(message))).collect();
+        multi_line(&format!("{} messages", self.totals().0), rows.concat().as_bytes())
     }
 
     fn list_one(&self, number: &[u8], column: impl Fn(&Message) -> String) -> Reply {

@@ -178,6 +178,6 @@ fn reading(number: u32) -> String {
     let minute = number * 10;
     let wave = |period: u32, height: u32| (minute % period).abs_diff(period / 2) * height / (period / 2);
     let (level, wind, air) = (wave(745, 2_900) + wave(21_263, 800), minute * 7 % 23, minute * 11 % 17);
-    let remark = if number % 96 == 0 { "checked" } else { "-------" };
+    let remark = if number.is_multiple_of(96) { "checked" } else { "-------" };
     format!("{number:>5} {minute:>7}  {level:>4} mm {wind:>2} m/s {air:>2} C  {remark}\n")
 }
