@@ -89,7 +89,7 @@ cat <<END
 END
 
 My old mail program showed everything up to the dot that stands alone.
-The server's log had these two lines at that moment:
+The server's log had these lines at that moment:
 
 +OK 512 octets
 -ERR unknown command

@@ -2,12 +2,14 @@
 //!
 //! Neither is meant for real mail: the user is `demo`, the password is `demo`, and nothing is kept.
 
+mod certificate;
 mod client;
 mod dialogue;
 mod mailbox;
 mod messages;
 mod server;
 
+pub use certificate::{Certificate, CertificateError};
 pub use client::{ClientError, Fetched, converse};
 pub use dialogue::{PASSWORD, USER};
 pub use mailbox::{Mailbox, Message, stuff, unstuff};
@@ -92,21 +94,22 @@ impl fmt::Display for Invitation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+    use rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, pem::PemObject},
+    };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsConnector;
 
-    /// A server's configuration with a new certificate for `localhost`, and a client's that trusts only that.
-    fn tls_pair() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    /// A server's configuration with a new certificate, and a client's that trusts only that.
+    fn tls_pair() -> (Arc<ServerConfig>, TlsConnector) {
+        let certificate = Certificate::make().unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
-        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-        (Arc::new(server), Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+        roots.add(CertificateDer::from_pem_slice(certificate.pem.as_bytes()).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+        (certificate.server, TlsConnector::from(Arc::new(client)))
     }
 
     async fn listening(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, JoinSet<io::Result<()>>) {
@@ -125,19 +128,24 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn over_tls() {
-        let (server, client) = tls_pair();
-        let (address, _server) = listening(Some(server)).await;
-        let connector = TlsConnector::from(client);
-        let stream =
-            connector.connect("localhost".try_into().unwrap(), TcpStream::connect(address).await.unwrap()).await.unwrap();
+    /// Holds a session over TLS, as a client that expects this name in the certificate.
+    async fn converse_over_tls(connector: &TlsConnector, address: SocketAddr, name: &'static str) {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = connector.connect(name.try_into().unwrap(), stream).await.unwrap();
         converse(stream, &Mailbox::sample()).await.unwrap();
     }
 
     #[tokio::test]
+    async fn over_tls_by_name_and_by_address() {
+        let (server, connector) = tls_pair();
+        let (address, _server) = listening(Some(server)).await;
+        converse_over_tls(&connector, address, "localhost").await;
+        converse_over_tls(&connector, address, "127.0.0.1").await;
+    }
+
+    #[tokio::test]
     async fn a_client_that_speaks_plain_to_tls_ends_only_its_own_session() {
-        let (server, client) = tls_pair();
+        let (server, connector) = tls_pair();
         let (address, _server) = listening(Some(server)).await;
         let mut plain = TcpStream::connect(address).await.unwrap();
         plain.write_all(b"CAPA\r\n").await.unwrap();
@@ -145,10 +153,7 @@ mod tests {
         // The server may reset the connection behind its alert.
         let _ = plain.read_to_end(&mut heard).await;
         assert!(!heard.starts_with(b"+OK"), "{}", heard.escape_ascii());
-        let connector = TlsConnector::from(client);
-        let stream =
-            connector.connect("localhost".try_into().unwrap(), TcpStream::connect(address).await.unwrap()).await.unwrap();
-        converse(stream, &Mailbox::sample()).await.unwrap();
+        converse_over_tls(&connector, address, "localhost").await;
     }
 
     #[test]
