@@ -98,6 +98,9 @@ mod tests {
     use super::*;
     use tokio::io::DuplexStream;
 
+    /// Far more than a session takes here; it turns a hang into a failure.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
     fn served(pipe: usize) -> (DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
         let (client, server) = tokio::io::duplex(pipe);
         (client, tokio::spawn(serve(server, Arc::new(Mailbox::sample()))))
@@ -112,7 +115,8 @@ mod tests {
                 writing.write_all(piece).await.unwrap();
             }
         };
-        let ((), read) = tokio::join!(write, reading.read_to_end(&mut output));
+        let both = async { tokio::join!(write, reading.read_to_end(&mut output)) };
+        let ((), read) = timeout(DEADLINE, both).await.expect("the server did not end the session");
         read.unwrap();
         output
     }
