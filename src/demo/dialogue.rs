@@ -223,10 +223,14 @@ fn decimal(word: &[u8]) -> Option<usize> {
     digits.bytes().all(|octet| octet.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
+/// Why a command was not carried out: it is none of this server's, or it came at the wrong time or in the wrong form.
 fn refusal(keyword: Keyword) -> &'static str {
+    use Keyword::{Auth, Capa, Dele, List, Noop, Pass, Quit, Retr, Rset, Stat, Top, Uidl, User};
     match keyword {
-        Keyword::Unknown => "unknown command",
-        _ => "not at this stage, not with these arguments, or not here at all",
+        Auth | Capa | Dele | List | Noop | Pass | Quit | Retr | Rset | Stat | Top | Uidl | User => {
+            "not at this stage, or not with these arguments"
+        }
+        _ => "unknown command",
     }
 }
 
@@ -369,7 +373,8 @@ mod tests {
                 ("TOP 1 -1", "-ERR how many lines…"),
                 ("USER demo", "-ERR not at this stage…"),
                 ("AUTH", "-ERR not at this stage…"),
-                ("STLS", "-ERR not at this stage…"),
+                ("STLS", "-ERR unknown command\r\n"),
+                ("LAST", "-ERR unknown command\r\n"),
                 ("STAT", "+OK 2 30\r\n"),
             ],
         );
