@@ -1,8 +1,14 @@
 //! poptap
-#![allow(unused_imports)]
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod demo;
+pub mod inspect;
+pub mod net;
 pub mod policy;
 pub mod pop3;
 pub mod record;
 pub mod relay;
 pub mod tap;
+pub mod telemetry;
+pub mod tls;
