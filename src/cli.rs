@@ -11,12 +11,13 @@ use crate::config::{
 
 const EXAMPLES: &str = "\
 Examples:
-  poptap demo                                   a whole session in one command, no network needed
-  poptap run pop3s://pop.example.net            then set the mail client to 127.0.0.1, port 1110, no encryption
-  poptap sessions show --last                   read what was said
+  poptap demo                           a whole session at once, no network needed
+  poptap run pop3s://pop.example.net    then set the client to 127.0.0.1, port 1110, no encryption
+  poptap sessions show --last           read what was said
 
-Exit codes: 0 success, 64 wrong usage, 69 a server or an address is unavailable, 74 input or output failed, 78 the
-configuration has a fault.";
+Exit codes:
+  0 success, 64 wrong usage, 69 server or address unavailable, 74 input or output failed,
+  78 fault in the configuration";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -237,9 +238,9 @@ mod tests {
 
     #[test]
     fn everything_of_run_is_read() {
-        let arguments = "poptap -v run pop3s://mail --listen 2110 --listen [::1]:0 --allow-from 192.0.2.0/24 --stls refuse --apop pass \
+        let arguments = "poptap -vv run pop3s://mail --listen 2110 --listen [::1]:0 --allow-from 192.0.2.0/24 --stls refuse --apop pass \
                          --xclient pass --upstream-ca ca.pem --transcript - --content lines:5 --reveal-credentials --live never \
-                         --log-file x.log --log-format json --config p.toml -v";
+                         --log-file x.log --log-format json --config p.toml";
         let cli = Cli::try_parse_from(arguments.split_whitespace()).unwrap();
         assert_eq!(cli.verbosity.level(), 2);
         let Command::Run(args) = cli.command else { panic!("run was asked for") };

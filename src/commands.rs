@@ -143,12 +143,18 @@ fn man() -> Result<(), Failure> {
 fn manual_page() -> io::Result<String> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
+    let man = clap_mangen::Man::new(command.clone());
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
     for subcommand in command.get_subcommands() {
         subcommand_sections(subcommand, &mut page)?;
     }
-    Ok(String::from_utf8_lossy(&page).into_owned())
+    man.render_extra_section(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).replace(".SH EXTRA\nExamples:", ".SH EXAMPLES"))
 }
 
 fn subcommand_sections(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
@@ -164,7 +170,7 @@ fn subcommand_sections(command: &clap::Command, page: &mut Vec<u8>) -> io::Resul
     if command.get_after_help().is_some() {
         man.render_extra_section(&mut sections)?;
     }
-    let sections = String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").replace(".SS EXTRA", ".SS EXAMPLES");
+    let sections = String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").replace(".SS EXTRA\nExamples:", ".SS EXAMPLES");
     writeln!(page, ".SH \"{name}\"\n{}", sections.trim_end())
 }
 
@@ -201,5 +207,6 @@ mod tests {
         }
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
+        assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn parse(source: Source) -> Result<Reading, Faults> {
 }
 
 fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<Fault>, BTreeSet<String>) {
-    let (mut faults, mut broken) = (Vec::new(), BTreeSet::new());
+    let (mut faults, mut broken) = take_out_misshapen(source, document.get_mut());
     loop {
         let error = match File::deserialize(Deserializer::from(document.clone())) {
             Ok(file) => return (file, faults, broken),
@@ -59,6 +59,37 @@ fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<F
             None => return (File::default(), faults, broken),
         };
     }
+}
+
+/// Takes out the sections that are not tables: serde would read an array as a table without keys.
+fn take_out_misshapen(source: &Source, document: &mut DeTable<'_>) -> (Vec<Fault>, BTreeSet<String>) {
+    let (mut faults, mut broken) = (Vec::new(), BTreeSet::new());
+    let mut shape = |table: &mut DeTable<'_>, key: &str, header: &str| {
+        let is_right = |value: &DeValue<'_>| if header.starts_with("[[") { is_list_of_tables(value) } else { value.is_table() };
+        if let Some(value) = table.get(key).filter(|value| !is_right(value.get_ref())) {
+            let fault =
+                Fault::new(format!("`{key}` is not a section here"), format!("write `{header}`, and its keys on lines below"));
+            faults.push(fault.at(Some(source.place(&value.span()))));
+            broken.insert(key.to_owned());
+            table.remove(key);
+        }
+    };
+    for key in ["listener", "upstream"] {
+        shape(document, key, &format!("[[{key}]]"));
+    }
+    for key in ["transcript", "limits", "timeouts", "log"] {
+        shape(document, key, &format!("[{key}]"));
+    }
+    if let Some(DeValue::Table(transcript)) = document.get_mut("transcript").map(Spanned::get_mut) {
+        for key in ["keep_events", "keep_sessions"] {
+            shape(transcript, key, &format!("[transcript.{key}]"));
+        }
+    }
+    (faults, broken)
+}
+
+fn is_list_of_tables(value: &DeValue<'_>) -> bool {
+    value.as_array().is_some_and(|list| list.iter().all(|element| element.get_ref().is_table()))
 }
 
 /// Takes out the innermost entry at `span`, and tells its key.
@@ -193,9 +224,20 @@ drane = "5s"
 
     #[test]
     fn a_section_of_the_wrong_kind_is_one_fault() {
-        let (found, broken) = faults("[listener]\naddress = \"2110\"\n[[transcript]]\ncontent = \"full\"\n[log]\nfilter = 1\n");
-        assert_eq!(found.len(), 3, "{found:?}");
-        assert_eq!(broken, BTreeSet::from(["listener", "transcript", "filter"].map(str::to_owned)));
+        let text = "limits = [5, 6]
+upstream = [['a']]
+[listener]
+address = '1'
+[[log]]
+format = 'json'
+[transcript]
+keep_events = 1
+";
+        let (found, broken) = faults(text);
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(broken, BTreeSet::from(["limits", "upstream", "listener", "log", "keep_events"].map(str::to_owned)));
+        assert_eq!(found[0].lines().next(), Some("p.toml:3:1: `listener` is not a section here"));
+        assert!(found[0].ends_with("write `[[listener]]`, and its keys on lines below"), "{found:?}");
     }
 
     #[test]

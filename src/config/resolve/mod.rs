@@ -114,9 +114,8 @@ impl Resolver<'_> {
 
     fn log(&mut self, section: &LogSection) -> Log {
         let filter = section.filter.as_ref().map_or("info", |filter| filter.get_ref());
-        if let (Err(error), Some(spanned)) = (EnvFilter::try_new(filter), &section.filter) {
-            let fault =
-                Fault::new(format!("`{filter}` is not a log filter: {error}"), "write `info`, `debug` or `poptap=debug,warn`");
+        if let (Err(_), Some(spanned)) = (EnvFilter::try_new(filter), &section.filter) {
+            let fault = Fault::new(format!("`{filter}` is not a log filter"), "write `info`, `debug` or `poptap=debug,warn`");
             self.fault(fault, Some(spanned.span()));
         }
         let in_file = section.file.as_ref().map(|file| (file.get_ref(), Some(file.span())));
