@@ -47,7 +47,7 @@ pub struct Cli {
 /// How much is logged.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Verbosity {
-    /// Log more; twice for still more. POPTAP_LOG and RUST_LOG take precedence.
+    /// Log more; twice for still more. `POPTAP_LOG` and `RUST_LOG` take precedence.
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet", display_order = 900)]
     pub verbose: u8,
     /// Log less: warnings and errors only; twice for errors only, three times for nothing.
@@ -130,7 +130,7 @@ pub struct RunArgs {
 
     /// The directory for transcripts, or `-` for JSON Lines on standard output.
     ///
-    /// Without it: the file's `dir`, $STATE_DIRECTORY/transcript, $XDG_STATE_HOME/poptap, ~/.local/state/poptap.
+    /// Without it: the file's `dir`, `$STATE_DIRECTORY/transcript`, `$XDG_STATE_HOME/poptap`, `~/.local/state/poptap`.
     #[arg(short, long, value_name = "DIR|-", help_heading = "Transcript")]
     pub transcript: Option<PathBuf>,
     /// Keep no transcript.

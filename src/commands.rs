@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use crate::{
     cli::{Cli, Command, ConfigCommand, ListArgs, Live, RunArgs, SessionsCommand, ShowArgs, Verbosity},
-    config::{self, Config, Loaded},
+    config::{self, Config, Loaded, Place},
     telemetry::{self, StartError},
 };
 
@@ -82,16 +82,31 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
 
 fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     let Loaded { config, warnings } = config::load(args)?;
+    let live = is_live(args.live, &config)?;
     let guard = telemetry::start(&config.log, verbosity.level(), io::stderr().is_terminal())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let done = serve(config, args.live);
+    let done = serve(config, live);
     drop(guard);
     done
 }
 
-fn serve(_config: Config, _live: Live) -> Result<(), Failure> {
+/// Whether the conversation is printed: standard output can carry that or the transcript, but not both.
+fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
+    let is_taken = config.transcript.as_ref().is_some_and(|transcript| transcript.place == Place::Stdout);
+    match live {
+        Live::Always if is_taken => Err(Failure::new(
+            exit::USAGE,
+            "cannot print the conversation where the transcript goes\n  hint: leave out `--live always`, or name a directory for the transcript",
+        )),
+        Live::Always => Ok(true),
+        Live::Auto => Ok(!is_taken && io::stdout().is_terminal()),
+        Live::Never => Ok(false),
+    }
+}
+
+fn serve(_config: Config, _live: bool) -> Result<(), Failure> {
     // joined at the merge
     Err(Failure::new(exit::SOFTWARE, "`run` is not built yet"))
 }
@@ -187,17 +202,39 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn warn(warning: &str) {
     // There is nobody left to tell when stderr is gone.
-    let _ = writeln!(anstream::stderr(), "{}: {warning}", clap_style("warning"));
+    let _ = writeln!(anstream::stderr(), "{}: {warning}", yellow("warning"));
 }
 
-fn clap_style(word: &str) -> String {
+fn yellow(word: &str) -> String {
     let style = anstyle::AnsiColor::Yellow.on_default().bold();
     format!("{style}{word}{style:#}")
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    fn failure(words: &str) -> Failure {
+        dispatch(Cli::try_parse_from(words.split_whitespace()).unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn failures_have_their_exit_codes() {
+        for (words, code, said) in [
+            ("poptap check --config /nowhere.toml", exit::CONFIG, "/nowhere.toml"),
+            ("poptap check pop3://mail --listen :1", exit::CONFIG, "without encryption"),
+            ("poptap check pop3://mail --log-file /nowhere/x.log", exit::CONFIG, "/nowhere"),
+            ("poptap run pop3://mail --transcript /dev/null/t --upstream-ca /nowhere.pem", exit::CONFIG, "/nowhere.pem"),
+            ("poptap check pop3://mail --transcript /dev/null/t", exit::CONFIG, "/dev/null"),
+            ("poptap run pop3://mail --transcript - --live always", exit::USAGE, "--live always"),
+            ("poptap sessions list --transcript -", exit::CONFIG, "standard output"),
+        ] {
+            let failure = failure(words);
+            assert!(failure.code == code && failure.message.contains(said), "{words}: {failure:?}");
+        }
+    }
 
     #[test]
     fn the_manual_page_has_every_command() {

@@ -34,7 +34,7 @@ impl FromStr for UpstreamUrl {
         if text.contains('@') {
             return Err(Malformed::new(
                 "a server's URL cannot hold a user name or password",
-                "leave out everything up to the `@`: the mail client logs in by itself",
+                "leave them out: the mail client logs in by itself",
             ));
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| not_a_url(text))?;

@@ -92,8 +92,9 @@ pub struct Malformed {
 }
 
 impl Malformed {
+    /// The message may quote the value: a password in it is left out.
     pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into() }
+        Self { message: without_user_info(&message.into()), hint: hint.into() }
     }
 }
 
@@ -116,7 +117,9 @@ impl Source {
         let start = span.start.min(self.text.len());
         let line_start = self.text[..start].rfind('\n').map_or(0, |end| end + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |end| start + end);
-        let line = self.text[line_start..line_end].trim_end().replace('\t', " ");
+        // One column each, and nothing that drives a terminal.
+        let shown = |letter: char| if letter.is_control() { ' ' } else { letter };
+        let line: String = self.text[line_start..line_end].trim_end().chars().map(shown).collect();
         let text = without_user_info(&line);
         let covered = self.text[start..span.end.clamp(start, line_end)].chars().count();
         Place {

@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path) -> Result<Reading, Faults> {
 pub(super) fn parse(source: Source) -> Result<Reading, Faults> {
     let document = DeTable::parse(&source.text).map_err(|error| Faults(vec![to_fault(&source, &error)]))?;
     let (file, faults, broken) = read_all(&source, document.clone());
-    Ok(Reading { file, faults, broken, source })
+    Ok(Reading { source, file, faults, broken })
 }
 
 fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<Fault>, BTreeSet<String>) {
@@ -256,6 +256,7 @@ keep_events = 1
             "[[upstream]]\nurl = pop3://joe:hunter2@mail\n",
             "[[upstream]]\napop = \"pop3://joe:hunter2@mail\"\n",
             "[limits]\nconnections = \"joe:hunter2@mail\"\n",
+            "[timeouts]\nidle = \"joe:hunter2@mail\"\n",
         ] {
             let (found, _) = faults(text);
             assert!(!found.is_empty() && !found.concat().contains("hunter2"), "{text}: {found:?}");

@@ -228,6 +228,8 @@ fn what_is_risky_is_warned_of() {
     let Loaded { config, warnings } = load_words(Some("[timeouts]\nidle = '9m'"), "pop3s://mail").unwrap();
     assert!(config.timeouts.idle == Duration::from_secs(540) && warnings[0].contains("10 minutes"), "{warnings:?}");
     assert!(load_words(None, "pop3s://localhost").unwrap().warnings.is_empty());
+    let unused = load_words(Some(UPSTREAM), "pop3://other").unwrap().warnings;
+    assert_eq!(unused, ["no listener leads to the upstream `pop3s://mail`"]);
 }
 
 #[test]

@@ -63,8 +63,15 @@ impl FromStr for Period {
 }
 
 impl fmt::Display for Period {
+    /// In the largest unit that says it exactly.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(out)
+        let units = [(86_400, " days"), (3600, "h"), (60, "m"), (1, "s")];
+        let seconds = self.0.as_secs();
+        match units.into_iter().find(|(unit, _)| self.0.subsec_nanos() == 0 && seconds.is_multiple_of(*unit)) {
+            Some((86_400, _)) if seconds == 86_400 => out.write_str("1 day"),
+            Some((unit, name)) => write!(out, "{}{name}", seconds / unit),
+            None => humantime::format_duration(self.0).fmt(out),
+        }
     }
 }
 
@@ -206,7 +213,7 @@ impl<T: FromStr<Err = Malformed> + Clone + Send + Sync + 'static> TypedValuePars
     fn parse_ref(&self, command: &clap::Command, argument: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
         value.to_string_lossy().parse().map_err(|Malformed { message, hint }| {
             let name = argument.map_or_else(String::new, |argument| format!(" for '{argument}'"));
-            let text = format!("invalid value{name}: {message}\n\n  hint: {hint}");
+            let text = format!("invalid value{name}: {message}\n  hint: {hint}\n");
             clap::Error::raw(ErrorKind::ValueValidation, text).with_cmd(command)
         })
     }
@@ -232,10 +239,17 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("10m", 600), ("1h 30m", 5400), ("7 days", 604_800)] {
+        for (text, milliseconds, shown) in [
+            ("600s", 600_000, "10m"),
+            ("1h 30m", 5_400_000, "90m"),
+            ("24h", 86_400_000, "1 day"),
+            ("90 days", 7_776_000_000, "90 days"),
+            ("1m 1500ms", 61_500, "1m 1s 500ms"),
+        ] {
             let period: Period = text.parse().unwrap();
-            assert_eq!(period.0, Duration::from_secs(seconds), "{text}");
-            assert_eq!(period.to_string().parse::<Period>().unwrap(), period);
+            assert_eq!(period.0, Duration::from_millis(milliseconds), "{text}");
+            assert_eq!(period.to_string(), shown);
+            assert_eq!(shown.parse::<Period>().unwrap(), period);
         }
         for (text, said) in [("0s", "more than zero"), ("0", "more than zero"), ("10", "not a duration"), ("", "not a duration")]
         {

@@ -17,8 +17,8 @@ use crate::config::{Log, LogFormat, LogRotation};
 
 /// Starts logging, for the whole process and until the guard is dropped.
 ///
-/// `verbosity` counts the steps of `-v` above the usual, or of `-q` below it. The filter is POPTAP_LOG, else RUST_LOG, else
-/// `verbosity` when it is not 0, else the configuration's. Colours need a terminal and no NO_COLOR.
+/// `verbosity` counts the steps of `-v` above the usual, or of `-q` below it. The filter is `POPTAP_LOG`, else `RUST_LOG`,
+/// else `verbosity` when it is not 0, else the configuration's. Colours need a terminal and no `NO_COLOR`.
 ///
 /// # Errors
 ///

@@ -39,7 +39,15 @@ impl Resolver<'_> {
                 listeners.push(Listener { address, upstream, allow_from, stls });
             }
         }
+        self.warn_of_unused(upstreams, &listeners);
         listeners
+    }
+
+    fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
+        let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| Arc::ptr_eq(&listener.upstream, upstream));
+        for unused in upstreams.iter().filter(|upstream| !is_used(upstream)) {
+            self.warnings.push(format!("no listener leads to the upstream `{}`", unused.name));
+        }
     }
 
     /// The addresses, each with the section that it takes its other settings from.

@@ -53,13 +53,11 @@ pub(super) fn load_in(args: &RunArgs, environment: &Environment) -> Result<Loade
     };
     let config = resolver.config(&file);
     let Resolver { mut faults, warnings, .. } = resolver;
-    match config {
-        Some(config) if faults.is_empty() => Ok(Loaded { config, warnings }),
-        _ => {
-            faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
-            Err(Faults(faults))
-        }
+    if faults.is_empty() {
+        return Ok(Loaded { config, warnings });
     }
+    faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+    Err(Faults(faults))
 }
 
 /// Turns raw sections into validated ones, and gathers what is wrong or odd on the way.
@@ -82,14 +80,14 @@ impl Resolver<'_> {
         reading.file
     }
 
-    /// `None` only when there is a fault.
-    fn config(&mut self, file: &File) -> Option<Config> {
+    /// The configuration; of no use when there is a fault.
+    fn config(&mut self, file: &File) -> Config {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
         let log = self.log(&file.log);
-        Some(Config { listeners, transcript: transcript?, limits: limits(&file.limits), timeouts, log })
+        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log }
     }
 
     fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {

@@ -16,11 +16,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MIB: u64 = 1 << 20;
 
 impl Resolver<'_> {
-    /// `Some(None)` when it is turned off, `None` when there is no place for it, which is noted as a fault.
-    pub(super) fn transcript(&mut self, section: &TranscriptSection) -> Option<Option<Transcript>> {
+    /// `None` when it is turned off, and when there is no place for it, which is noted as a fault.
+    pub(super) fn transcript(&mut self, section: &TranscriptSection) -> Option<Transcript> {
         let asked_for = self.args.transcript.is_some() || section.enabled.unwrap_or(true);
         if self.args.no_transcript || !asked_for {
-            return Some(None);
+            return None;
         }
         let place = self.transcript_place(section)?;
         let transcript = Transcript {
@@ -42,7 +42,7 @@ impl Resolver<'_> {
             on_error: section.on_error.unwrap_or_default(),
         };
         self.warn_of(&transcript);
-        Some(Some(transcript))
+        Some(transcript)
     }
 
     fn transcript_place(&mut self, section: &TranscriptSection) -> Option<Place> {
