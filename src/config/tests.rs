@@ -247,63 +247,65 @@ fn a_missing_file_is_named() {
     assert!(refused.contains("/nowhere/p.toml"), "{refused}");
 }
 
+/// Every key, none with its default.
+const EVERYTHING: &str = "
+    [[listener]]
+    address = ':2110'
+    upstream = 'main'
+    allow_from = ['192.0.2.0/24', '::1']
+    stls = 'refuse'
+    [[listener]]
+    address = '[::1]:0'
+    upstream = 'pop3://[2001:db8::1]:2110'
+    [[listener]]
+    address = '192.0.2.1:0'
+    upstream = 'main'
+    allow_from = ['any']
+    [[upstream]]
+    name = 'main'
+    url = 'pop+stls://mail'
+    apop = 'pass'
+    xclient = 'pass'
+    [transcript]
+    dir = '-'
+    record = 'sessions'
+    content = 'lines:7'
+    hash = 'none'
+    listings = 'full'
+    user = 'hash'
+    rotate_size = '1025'
+    rotate_age = '1h 1s'
+    compress = false
+    buffer = '1.5 MiB'
+    on_full = 'close'
+    wait_limit = '0'
+    on_error = 'refuse'
+    keep_events = { age = '1h', size = '1 GB', segments = 3 }
+    keep_sessions = { age = '1500ms' }
+    [limits]
+    connections = 7
+    outstanding = 8
+    [timeouts]
+    connect = '1s'
+    handshake = '2s'
+    greeting = '3s'
+    login = '4s'
+    idle = '1 day'
+    half_closed = '5s'
+    reply = '6s'
+    drain = '7s'
+    [log]
+    file = './poptap.log'
+    rotation = 'never'
+    format = 'json'
+    filter = 'poptap=debug,warn'
+";
+
 #[test]
 fn the_effective_configuration_loads_again_to_the_same() {
-    let everything = "
-        [[listener]]
-        address = ':2110'
-        upstream = 'main'
-        allow_from = ['192.0.2.0/24', '::1']
-        stls = 'refuse'
-        [[listener]]
-        address = '[::1]:0'
-        upstream = 'pop3://[2001:db8::1]:2110'
-        [[listener]]
-        address = '192.0.2.1:0'
-        upstream = 'main'
-        allow_from = ['any']
-        [[upstream]]
-        name = 'main'
-        url = 'pop+stls://mail'
-        apop = 'pass'
-        xclient = 'pass'
-        [transcript]
-        dir = '-'
-        record = 'sessions'
-        content = 'lines:7'
-        hash = 'none'
-        listings = 'full'
-        user = 'hash'
-        rotate_size = '1025'
-        rotate_age = '1h 1s'
-        compress = false
-        buffer = '1.5 MiB'
-        on_full = 'close'
-        wait_limit = '0'
-        on_error = 'refuse'
-        keep_events = { age = '1h', size = '1 GB', segments = 3 }
-        keep_sessions = { age = '1500ms' }
-        [limits]
-        connections = 7
-        outstanding = 8
-        [timeouts]
-        connect = '1s'
-        handshake = '2s'
-        greeting = '3s'
-        login = '4s'
-        idle = '1 day'
-        half_closed = '5s'
-        reply = '6s'
-        drain = '7s'
-        [log]
-        file = './poptap.log'
-        rotation = 'never'
-        format = 'json'
-        filter = 'poptap=debug,warn'
-    ";
     for loaded in [
         config(None, "pop3s://mail"),
-        config(Some(everything), ""),
+        config(Some(EVERYTHING), ""),
         config(Some("[transcript]\nenabled = false"), "pop3://mail"),
         config(None, "pop3://mail --no-transcript"),
     ] {
