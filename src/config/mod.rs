@@ -1,11 +1,35 @@
 //! What poptap is told to do: command line and file, parsed once, validated once, and from then on only these types.
 
+mod address;
+mod effective;
+mod fault;
+mod file;
+mod provision;
+mod reading;
+mod resolve;
+mod store;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use clap::ValueEnum;
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use address::{ListenAddress, Network, UpstreamUrl};
+pub use effective::effective;
+pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
+pub use file::schema;
+pub use provision::provision;
+pub use resolve::{Loaded, load};
+pub use store::store;
+pub use values::{Argument, Period, Size, WaitLimit};
 
 /// The whole validated configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients are accepted; at least one.
     pub listeners: Vec<Listener>,
@@ -20,7 +44,7 @@ pub struct Config {
 }
 
 /// One address on which clients are accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
@@ -44,7 +68,8 @@ pub enum AllowFrom {
 }
 
 /// What becomes of a client's STLS where the upstream hop is plain. Where that hop is TLS already, STLS is always refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum StlsPolicy {
     /// Forwarded; after the server's `+OK` the session is opaque.
     #[default]
@@ -54,7 +79,7 @@ pub enum StlsPolicy {
 }
 
 /// A mail server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name in records: the file's `name`, or its URL.
     pub name: String,
@@ -84,7 +109,8 @@ pub enum TlsMode {
 }
 
 /// What becomes of an APOP timestamp that arrived before TLS stood, and so may be an attacker's (RFC 1939 §7).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ApopPolicy {
     /// Removed from the greeting, and recorded.
     #[default]
@@ -94,7 +120,8 @@ pub enum ApopPolicy {
 }
 
 /// What becomes of XCLIENT and XOIP from clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum XclientPolicy {
     /// `-ERR` where the greeting carries `[XCLIENT]`.
     #[default]
@@ -104,7 +131,7 @@ pub enum XclientPolicy {
 }
 
 /// The transcript store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transcript {
     /// Where it goes.
     pub place: Place,
@@ -150,7 +177,8 @@ pub enum Place {
 }
 
 /// Which of the two streams are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Streams {
     /// Session summaries and events.
     #[default]
@@ -174,7 +202,8 @@ pub enum ContentPolicy {
 }
 
 /// The digest of each message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum HashPolicy {
     /// SHA-256 of the message with dot-stuffing removed.
     #[default]
@@ -184,7 +213,8 @@ pub enum HashPolicy {
 }
 
 /// How much of LIST's and UIDL's listings is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ListingPolicy {
     /// The count and the first lines.
     #[default]
@@ -194,7 +224,8 @@ pub enum ListingPolicy {
 }
 
 /// How user names are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum UserPolicy {
     /// As the client gave them.
     #[default]
@@ -204,7 +235,8 @@ pub enum UserPolicy {
 }
 
 /// What happens when the transcript's buffer is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFull {
     /// Sessions wait for the writer, up to `wait_limit`; then a counted gap.
     #[default]
@@ -216,7 +248,8 @@ pub enum OnFull {
 }
 
 /// What happens when the store cannot be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum OnError {
     /// Sessions go on unrecorded, loudly.
     #[default]
@@ -237,7 +270,7 @@ pub struct Retention {
 }
 
 /// Bounds in number and size.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at one time, over all listeners.
     pub connections: usize,
@@ -246,7 +279,7 @@ pub struct Limits {
 }
 
 /// Bounds in time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// To reach the server: name resolution and TCP.
     pub connect: Duration,
@@ -267,7 +300,7 @@ pub struct Timeouts {
 }
 
 /// The operational log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// A file in place of stderr.
     pub file: Option<PathBuf>,
@@ -280,7 +313,8 @@ pub struct Log {
 }
 
 /// When the log file is changed for a new one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum LogRotation {
     /// Each day.
     #[default]
@@ -292,11 +326,20 @@ pub enum LogRotation {
 }
 
 /// The form of a line of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
     /// One object a line.
     Json,
+}
+
+impl Upstream {
+    /// Its URL in one form, the port left out where it is the scheme's own.
+    #[must_use]
+    pub fn url(&self) -> UpstreamUrl {
+        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port }
+    }
 }

@@ -1,0 +1,282 @@
+//! What a person may type: clap structs only. Help, man page and completions come from here.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::{
+    ApopPolicy, Argument, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  poptap demo                           a whole session at once, no network needed
+  poptap run pop3s://pop.example.net    then set the client to 127.0.0.1, port 1110, no encryption
+  poptap sessions show --last           read what was said
+
+Exit codes:
+  0 success, 64 wrong usage, 69 server or address unavailable, 74 input or output failed,
+  78 fault in the configuration";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  poptap run pop3s://pop.example.net
+      listens on 127.0.0.1:1110 and speaks TLS to the server
+  poptap run pop3+stls://mail.example.net --listen 2110 --transcript ./t
+      listens on loopback only, requires STLS of the server, keeps the transcript in ./t
+  poptap run pop3s://pop.example.net --listen :1110 --allow-from 192.0.2.0/24
+      lets old clients of one network speak to a server that wants TLS
+  poptap run --config /etc/poptap/poptap.toml";
+
+/// Watch POP3 sessions as they pass, unchanged, and keep a transcript that is safe to share.
+///
+/// poptap stands between mail clients and a mail server. It carries every octet unchanged unless told otherwise,
+/// adds TLS to a hop that lacks it, and records the whole session without passwords.
+#[derive(Debug, Parser)]
+#[command(name = "poptap", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How much is logged.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+}
+
+/// How much is logged.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Verbosity {
+    /// Log more; twice for still more. `POPTAP_LOG` and `RUST_LOG` take precedence.
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet", display_order = 900)]
+    pub verbose: u8,
+    /// Log less: warnings and errors only; twice for errors only, three times for nothing.
+    #[arg(short, long, action = ArgAction::Count, global = true, display_order = 900)]
+    pub quiet: u8,
+}
+
+impl Verbosity {
+    /// Steps above (or, negative, below) the usual.
+    #[must_use]
+    pub fn level(self) -> i8 {
+        let steps = i16::from(self.verbose) - i16::from(self.quiet);
+        i8::try_from(steps.clamp(-3, 3)).unwrap_or_default()
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Carry POP3 sessions between clients and a server, and record them.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Validate the configuration, list every fault, and print what would hold.
+    ///
+    /// Takes what `run` takes. Certificates are read and directories tried, but nothing listens. The effective
+    /// configuration goes to standard output as TOML that loads again, warnings and faults to standard error.
+    Check(Box<RunArgs>),
+    /// Show a whole session: a sample mailbox, the proxy in front of it, a client, and the live transcript.
+    Demo,
+    /// Read the transcripts of past sessions.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
+    /// Print the completion script of a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the manual page, as troff.
+    Man,
+    /// What there is to know about the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What `run` and `check` take.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
+    /// The mail server: `pop3s://HOST` (TLS), `pop3+stls://HOST` (STLS, required) or `pop3://HOST` (plain).
+    #[arg(value_name = "URL", conflicts_with = "upstream", value_parser = Argument::<UpstreamUrl>::new())]
+    pub url: Option<UpstreamUrl>,
+    /// The configuration file; flags override it.
+    #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Where to listen: `ADDR:PORT`, `PORT` for loopback, `:PORT` for all interfaces [default: 127.0.0.1:1110].
+    ///
+    /// May be given several times. Port 0 lets the system choose; the choice is printed. On addresses other than
+    /// loopback, say who may come with `--allow-from`: logins cross that network in clear.
+    #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenAddress>::new(), help_heading = "Client side")]
+    pub listen: Vec<ListenAddress>,
+    /// Who may connect besides this host: a network such as 192.0.2.0/24, or `any`; may be given several times.
+    #[arg(long, value_name = "CIDR|any", value_parser = Argument::<Network>::new(), help_heading = "Client side")]
+    pub allow_from: Vec<Network>,
+    /// What becomes of a client's STLS where the server's hop is plain [default: pass].
+    #[arg(long, value_name = "WHAT", help_heading = "Client side")]
+    pub stls: Option<StlsPolicy>,
+
+    /// The mail server, as a flag.
+    #[arg(short, long, value_name = "URL", value_parser = Argument::<UpstreamUrl>::new(), help_heading = "Server side")]
+    pub upstream: Option<UpstreamUrl>,
+    /// PEM file with the certificates to trust instead of the system's roots.
+    #[arg(long, value_name = "FILE", help_heading = "Server side")]
+    pub upstream_ca: Option<PathBuf>,
+    /// What becomes of an APOP timestamp that came before TLS [default: strip].
+    #[arg(long, value_name = "WHAT", help_heading = "Server side")]
+    pub apop: Option<ApopPolicy>,
+    /// What becomes of XCLIENT and XOIP from clients, where the server would believe them [default: refuse].
+    #[arg(long, value_name = "WHAT", help_heading = "Server side")]
+    pub xclient: Option<XclientPolicy>,
+
+    /// The directory for transcripts, or `-` for JSON Lines on standard output.
+    ///
+    /// Without it: the file's `dir`, `$STATE_DIRECTORY/transcript`, `$XDG_STATE_HOME/poptap`, `~/.local/state/poptap`.
+    #[arg(short, long, value_name = "DIR|-", help_heading = "Transcript")]
+    pub transcript: Option<PathBuf>,
+    /// Keep no transcript.
+    #[arg(long, conflicts_with_all = ["transcript", "content", "reveal_credentials"], help_heading = "Transcript")]
+    pub no_transcript: bool,
+    /// How much of each message is kept: `none`, `headers`, `lines:N` or `full` [default: none].
+    #[arg(long, value_name = "HOW MUCH", value_parser = Argument::<ContentPolicy>::new(), help_heading = "Transcript")]
+    pub content: Option<ContentPolicy>,
+    /// Write passwords into the transcript, and mark every session so. Think twice.
+    #[arg(long, help_heading = "Transcript")]
+    pub reveal_credentials: bool,
+    /// When the conversation is printed as it passes; `auto` does so on a terminal.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Transcript")]
+    pub live: Live,
+
+    /// A file for the log in place of standard error; its directory must exist.
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    pub log_file: Option<PathBuf>,
+    /// The form of the log [default: text].
+    #[arg(long, value_name = "FORM", help_heading = "Log")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// When the conversation is printed as it passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Live {
+    /// When standard output is a terminal.
+    #[default]
+    Auto,
+    /// Even when it is not.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Reading transcripts.
+#[derive(Debug, Subcommand)]
+pub enum SessionsCommand {
+    /// List the recorded sessions, newest last.
+    List(ListArgs),
+    /// Print one session as text that can be pasted into a bug report.
+    Show(ShowArgs),
+}
+
+/// What `sessions list` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Print JSON Lines instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `sessions show` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// The session's id, or the beginning of it.
+    #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]
+    pub id: Option<String>,
+    /// The session that ended last.
+    #[arg(long)]
+    pub last: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Print the records as JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which transcript store is read: found as `run` finds it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StoreArgs {
+    /// The directory with the transcripts.
+    #[arg(short, long, value_name = "DIR")]
+    pub transcript: Option<PathBuf>,
+    /// The configuration file that names the directory.
+    #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// About the configuration file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the JSON Schema of the configuration file.
+    Schema,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn refusal(arguments: &[&str]) -> String {
+        Cli::try_parse_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_of_run_is_read() {
+        let arguments = "poptap -vv run pop3s://mail --listen 2110 --listen [::1]:0 --allow-from 192.0.2.0/24 --stls refuse --apop pass \
+                         --xclient pass --upstream-ca ca.pem --transcript - --content lines:5 --reveal-credentials --live never \
+                         --log-file x.log --log-format json --config p.toml";
+        let cli = Cli::try_parse_from(arguments.split_whitespace()).unwrap();
+        assert_eq!(cli.verbosity.level(), 2);
+        let Command::Run(args) = cli.command else { panic!("run was asked for") };
+        assert_eq!(args.url.unwrap().to_string(), "pop3s://mail");
+        assert_eq!(args.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:2110", "[::1]:0"]);
+        assert_eq!(args.content, Some(ContentPolicy::Lines(5)));
+        assert_eq!(
+            (args.stls, args.apop, args.xclient),
+            (Some(StlsPolicy::Refuse), Some(ApopPolicy::Pass), Some(XclientPolicy::Pass))
+        );
+        assert_eq!((args.live, args.log_format), (Live::Never, Some(LogFormat::Json)));
+    }
+
+    #[test]
+    fn a_refused_url_comes_with_a_way_out_and_without_its_password() {
+        let said = refusal(&["poptap", "run", "mail.example.net"]);
+        assert!(said.contains("[URL]") && said.contains("hint: type `pop3s://mail.example.net`"), "{said}");
+        let said = refusal(&["poptap", "run", "--upstream", "pop3://joe:hunter2@mail"]);
+        assert!(said.contains("--upstream") && !said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        for arguments in [
+            &["poptap", "run", "pop3://a", "--upstream", "pop3://b"][..],
+            &["poptap", "run", "--no-transcript", "--transcript", "t"],
+            &["poptap", "run", "-v", "-q"],
+            &["poptap", "sessions", "show"],
+            &["poptap", "sessions", "show", "ab", "--last"],
+        ] {
+            assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn quiet_counts_down() {
+        assert_eq!(Cli::try_parse_from(["poptap", "demo", "-qq"]).unwrap().verbosity.level(), -2);
+    }
+}

@@ -1,0 +1,144 @@
+//! The validated configuration → the file that says the same.
+
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    sync::Arc,
+};
+
+use toml::Spanned;
+
+use super::{
+    AllowFrom, Config, Limits, Listener, Log, Network, Place, Retention, Timeouts, Transcript, Upstream,
+    address::ListenAddress,
+    file::{File, KeepSection, LimitsSection, ListenerSection, LogSection, TimeoutsSection, TranscriptSection, UpstreamSection},
+    values::{Period, Size, WaitLimit},
+};
+
+/// The configuration as TOML with every key that has a value; loaded again, it is the same configuration.
+///
+/// What only the command line can ask for (`--reveal-credentials`) stands there as a comment.
+///
+/// # Errors
+///
+/// When a value cannot be said in TOML: a path that is not UTF-8.
+pub fn effective(config: &Config) -> Result<String, toml::ser::Error> {
+    let toml = toml::to_string_pretty(&to_file(config))?;
+    let revealed = config.transcript.as_ref().is_some_and(|transcript| transcript.reveal_credentials);
+    Ok(if revealed { format!("# with --reveal-credentials on the command line\n{toml}") } else { toml })
+}
+
+fn to_file(config: &Config) -> File {
+    File {
+        listener: config.listeners.iter().map(|listener| unplaced(listener_section(listener))).collect(),
+        upstream: distinct_upstreams(&config.listeners)
+            .into_iter()
+            .map(|upstream| unplaced(upstream_section(upstream)))
+            .collect(),
+        transcript: config.transcript.as_ref().map_or_else(disabled, transcript_section),
+        limits: limits_section(config.limits),
+        timeouts: timeouts_section(&config.timeouts),
+        log: log_section(&config.log),
+    }
+}
+
+/// What is serialised needs no place.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
+    let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
+    for Listener { upstream, .. } in listeners {
+        if !distinct.contains(&upstream) {
+            distinct.push(upstream);
+        }
+    }
+    distinct.into_iter().map(|upstream| &**upstream).collect()
+}
+
+fn listener_section(listener: &Listener) -> ListenerSection {
+    ListenerSection {
+        address: Some(unplaced(ListenAddress(listener.address))),
+        upstream: Some(unplaced(listener.upstream.name.clone())),
+        allow_from: Some(match &listener.allow_from {
+            AllowFrom::Loopback => Vec::new(),
+            AllowFrom::Networks(networks) => networks.iter().copied().map(Network::Of).collect(),
+            AllowFrom::Any => vec![Network::Any],
+        }),
+        stls: Some(listener.stls),
+    }
+}
+
+fn upstream_section(upstream: &Upstream) -> UpstreamSection {
+    let url = upstream.url();
+    UpstreamSection {
+        name: Some(upstream.name.clone()).filter(|name| *name != url.to_string()).map(unplaced),
+        url: Some(unplaced(url)),
+        ca_file: upstream.ca_file.clone().map(unplaced),
+        apop: Some(upstream.apop),
+        xclient: Some(upstream.xclient),
+    }
+}
+
+fn disabled() -> TranscriptSection {
+    TranscriptSection { enabled: Some(false), ..TranscriptSection::default() }
+}
+
+fn transcript_section(transcript: &Transcript) -> TranscriptSection {
+    let dir = match &transcript.place {
+        Place::Directory(directory) => directory.clone(),
+        Place::Stdout => "-".into(),
+    };
+    TranscriptSection {
+        enabled: Some(true),
+        dir: Some(unplaced(dir)),
+        record: Some(transcript.record),
+        content: Some(transcript.content),
+        hash: Some(transcript.hash),
+        listings: Some(transcript.listings),
+        user: Some(transcript.user),
+        rotate_size: Some(Size(transcript.rotate_size)),
+        rotate_age: Some(Period(transcript.rotate_age)),
+        compress: Some(transcript.compress),
+        buffer: Some(Size(transcript.buffer)),
+        on_full: Some(transcript.on_full),
+        wait_limit: Some(WaitLimit(transcript.wait_limit)),
+        on_error: Some(transcript.on_error),
+        keep_events: keep_section(&transcript.keep_events),
+        keep_sessions: keep_section(&transcript.keep_sessions),
+    }
+}
+
+fn keep_section(retention: &Retention) -> KeepSection {
+    KeepSection {
+        age: Some(Period(retention.age)),
+        size: Some(Size(retention.octets)),
+        segments: NonZeroU64::new(retention.segments),
+    }
+}
+
+fn limits_section(limits: Limits) -> LimitsSection {
+    LimitsSection { connections: NonZeroUsize::new(limits.connections), outstanding: NonZeroUsize::new(limits.outstanding) }
+}
+
+fn timeouts_section(timeouts: &Timeouts) -> TimeoutsSection {
+    TimeoutsSection {
+        connect: Some(Period(timeouts.connect)),
+        handshake: Some(Period(timeouts.handshake)),
+        greeting: Some(Period(timeouts.greeting)),
+        login: Some(Period(timeouts.login)),
+        idle: Some(Period(timeouts.idle)),
+        half_closed: Some(Period(timeouts.half_closed)),
+        reply: Some(Period(timeouts.reply)),
+        drain: Some(Period(timeouts.drain)),
+    }
+}
+
+fn log_section(log: &Log) -> LogSection {
+    LogSection {
+        file: log.file.clone().map(unplaced),
+        rotation: Some(log.rotation),
+        format: Some(log.format),
+        filter: Some(unplaced(log.filter.clone())),
+    }
+}

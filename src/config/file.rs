@@ -1,0 +1,186 @@
+//! The configuration file as it is written: every key is optional, none is unknown. `config/poptap.toml` explains them to users.
+
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{
+    ApopPolicy, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, StlsPolicy, Streams,
+    UserPolicy, XclientPolicy,
+    address::{ListenAddress, Network, UpstreamUrl},
+    values::{Period, Size, WaitLimit},
+};
+
+/// The JSON Schema of the configuration file, as JSON text that ends with a line feed.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", schemars::schema_for!(File).to_value())
+}
+
+/// The configuration of poptap.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "poptap", rename = "poptap")]
+pub(super) struct File {
+    /// Addresses on which clients are accepted; one on 127.0.0.1:1110 when there is none.
+    #[serde(default)]
+    #[schemars(with = "Vec<ListenerSection>")]
+    pub(super) listener: Vec<Spanned<ListenerSection>>,
+    /// Mail servers.
+    #[serde(default)]
+    #[schemars(with = "Vec<UpstreamSection>")]
+    pub(super) upstream: Vec<Spanned<UpstreamSection>>,
+    /// The transcript store.
+    #[serde(default)]
+    pub(super) transcript: TranscriptSection,
+    /// Bounds in number.
+    #[serde(default)]
+    pub(super) limits: LimitsSection,
+    /// Bounds in time.
+    #[serde(default)]
+    pub(super) timeouts: TimeoutsSection,
+    /// The operational log.
+    #[serde(default)]
+    pub(super) log: LogSection,
+}
+
+/// One address on which clients are accepted.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerSection {
+    /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose.
+    #[schemars(with = "Option<ListenAddress>")]
+    pub(super) address: Option<Spanned<ListenAddress>>,
+    /// The name of an `[[upstream]]`, or a URL; may be left out where there is only one upstream.
+    #[schemars(with = "Option<String>")]
+    pub(super) upstream: Option<Spanned<String>>,
+    /// Who may connect besides this host's own clients: networks, or `any`.
+    pub(super) allow_from: Option<Vec<Network>>,
+    /// What becomes of a client's STLS where the upstream is plain.
+    pub(super) stls: Option<StlsPolicy>,
+}
+
+/// A mail server.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpstreamSection {
+    /// Its name in records and for listeners; the URL when left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) name: Option<Spanned<String>>,
+    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`.
+    #[schemars(with = "Option<UpstreamUrl>")]
+    pub(super) url: Option<Spanned<UpstreamUrl>>,
+    /// PEM file with the certificates to trust instead of the system's roots.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) ca_file: Option<Spanned<PathBuf>>,
+    /// What becomes of an APOP timestamp received before TLS.
+    pub(super) apop: Option<ApopPolicy>,
+    /// What becomes of XCLIENT and XOIP from clients.
+    pub(super) xclient: Option<XclientPolicy>,
+}
+
+/// The transcript store.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TranscriptSection {
+    /// Whether transcripts are written.
+    pub(super) enabled: Option<bool>,
+    /// The directory, or `-` for JSON Lines on standard output.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) dir: Option<Spanned<PathBuf>>,
+    /// Events and summaries, or summaries only.
+    pub(super) record: Option<Streams>,
+    /// How much of a message is kept.
+    pub(super) content: Option<ContentPolicy>,
+    /// The digest of each message.
+    pub(super) hash: Option<HashPolicy>,
+    /// How much of LIST's and UIDL's listings is kept.
+    pub(super) listings: Option<ListingPolicy>,
+    /// How user names are written.
+    pub(super) user: Option<UserPolicy>,
+    /// A segment is finished at this size.
+    pub(super) rotate_size: Option<Size>,
+    /// A segment is finished at this age.
+    pub(super) rotate_age: Option<Period>,
+    /// Whether finished segments are compressed.
+    pub(super) compress: Option<bool>,
+    /// Octets that may wait for the writer, over all sessions.
+    pub(super) buffer: Option<Size>,
+    /// What happens when that many wait.
+    pub(super) on_full: Option<OnFull>,
+    /// How long a session waits for the writer at most.
+    pub(super) wait_limit: Option<WaitLimit>,
+    /// What happens when the store cannot be written.
+    pub(super) on_error: Option<OnError>,
+    /// What is kept of the events and of message content.
+    #[serde(default)]
+    pub(super) keep_events: KeepSection,
+    /// What is kept of the session summaries.
+    #[serde(default)]
+    pub(super) keep_sessions: KeepSection,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeepSection {
+    /// Segments older than this are removed.
+    pub(super) age: Option<Period>,
+    /// All segments together are no larger than this.
+    pub(super) size: Option<Size>,
+    /// There are no more segments than this.
+    pub(super) segments: Option<NonZeroU64>,
+}
+
+/// Bounds in number.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsSection {
+    /// Connections at one time, over all listeners.
+    pub(super) connections: Option<NonZeroUsize>,
+    /// Commands of one session that may await their reply.
+    pub(super) outstanding: Option<NonZeroUsize>,
+}
+
+/// Bounds in time.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TimeoutsSection {
+    /// To reach the server: name resolution and TCP.
+    pub(super) connect: Option<Period>,
+    /// For a TLS handshake.
+    pub(super) handshake: Option<Period>,
+    /// From the connection to the server's greeting.
+    pub(super) greeting: Option<Period>,
+    /// From the greeting to a successful login.
+    pub(super) login: Option<Period>,
+    /// Without an octet from either side, after login.
+    pub(super) idle: Option<Period>,
+    /// Without an octet, when one side has ended its stream.
+    pub(super) half_closed: Option<Period>,
+    /// For a reply when the cap on outstanding commands is reached.
+    pub(super) reply: Option<Period>,
+    /// For sessions to finish after SIGTERM or SIGINT.
+    pub(super) drain: Option<Period>,
+}
+
+/// The operational log.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogSection {
+    /// A file in place of standard error; its directory must exist.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) file: Option<Spanned<PathBuf>>,
+    /// When the file is changed for a new one.
+    pub(super) rotation: Option<LogRotation>,
+    /// Text for people, or one JSON object a line.
+    pub(super) format: Option<LogFormat>,
+    /// A tracing filter, such as `info` or `poptap=debug`.
+    #[schemars(with = "Option<String>")]
+    pub(super) filter: Option<Spanned<String>>,
+}

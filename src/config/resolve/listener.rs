@@ -1,0 +1,140 @@
+//! Listeners: where clients are accepted, who may come, and which server they reach.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    ops::Range,
+    sync::Arc,
+};
+
+use toml::Spanned;
+
+use crate::config::{
+    AllowFrom, Listener, Upstream,
+    address::{ListenAddress, Network},
+    fault::Fault,
+    file::ListenerSection,
+};
+
+use super::Resolver;
+
+impl Resolver<'_> {
+    pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for (address, section) in self.addresses(sections) {
+            let span = address_span(section);
+            if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
+                let message = format!("two listeners have the address {address}");
+                self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
+            }
+            let upstream = match (self.upstream_of_flags(upstreams), section) {
+                (Some(upstream), _) => Some(upstream),
+                (None, Some(section)) => self.upstream_of(section, upstreams),
+                (None, None) => self.only_upstream(upstreams, None),
+            };
+            let raw = section.map(Spanned::get_ref);
+            let allow_from = self.allow_from(address, raw.and_then(|raw| raw.allow_from.as_deref()), span);
+            let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
+            if let Some(upstream) = upstream {
+                self.warn_of_own_server(address, &upstream, &allow_from);
+                listeners.push(Listener { address, upstream, allow_from, stls });
+            }
+        }
+        self.warn_of_unused(upstreams, &listeners);
+        listeners
+    }
+
+    fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
+        let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| Arc::ptr_eq(&listener.upstream, upstream));
+        for unused in upstreams.iter().filter(|upstream| !is_used(upstream)) {
+            self.warnings.push(format!("no listener leads to the upstream `{}`", unused.name));
+        }
+    }
+
+    /// The addresses, each with the section that it takes its other settings from.
+    fn addresses<'s>(
+        &mut self,
+        sections: &'s [Spanned<ListenerSection>],
+    ) -> Vec<(SocketAddr, Option<&'s Spanned<ListenerSection>>)> {
+        if self.args.listen.is_empty() {
+            return match sections {
+                [] => vec![(ListenAddress::DEFAULT.0, None)],
+                _ => sections.iter().filter_map(|section| Some((self.address(section)?, Some(section)))).collect(),
+            };
+        }
+        if let [_, second, ..] = sections {
+            let message = format!("`--listen` cannot replace {} listeners: it is unclear whose settings hold", sections.len());
+            self.fault(Fault::new(message, "leave one `[[listener]]` in the file, or leave out `--listen`"), Some(second.span()));
+        }
+        self.args.listen.iter().map(|address| (address.0, sections.first())).collect()
+    }
+
+    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<SocketAddr> {
+        match &section.get_ref().address {
+            Some(address) => Some(address.get_ref().0),
+            None if self.is_broken(&["address"]) => None,
+            None => Some(ListenAddress::DEFAULT.0),
+        }
+    }
+
+    /// Every listener is plain, so a login off loopback needs somebody's word for it.
+    fn allow_from(&mut self, address: SocketAddr, in_file: Option<&[Network]>, span: Option<Range<usize>>) -> AllowFrom {
+        let flags = Some(self.args.allow_from.as_slice()).filter(|flags| !flags.is_empty());
+        let allowed = flags.or(in_file).unwrap_or_default();
+        if allowed.is_empty() {
+            if !is_loopback(address.ip()) && !self.is_broken(&["allow_from"]) {
+                let message = format!("the listener {address} would let everybody log in without encryption");
+                let hint = "say who may come with `--allow-from 192.0.2.0/24` or `allow_from = [\"192.0.2.0/24\"]`, \
+                            or listen on 127.0.0.1";
+                self.fault(Fault::new(message, hint), span);
+            }
+            return AllowFrom::Loopback;
+        }
+        if allowed.iter().any(is_everybody) {
+            if !is_loopback(address.ip()) {
+                self.warnings
+                    .push(format!("the listener {address} lets everybody in, and logins cross the network without encryption"));
+            }
+            return AllowFrom::Any;
+        }
+        let networks = allowed.iter().filter_map(|network| match network {
+            Network::Of(network) => Some(*network),
+            Network::Any => None,
+        });
+        AllowFrom::Networks(networks.collect())
+    }
+
+    /// A server treats connections from its own host as local: some then take plain logins that they would refuse.
+    fn warn_of_own_server(&mut self, address: SocketAddr, upstream: &Upstream, allow_from: &AllowFrom) {
+        if is_loopback(address.ip()) || *allow_from == AllowFrom::Loopback || !is_own_host(&upstream.host) {
+            return;
+        }
+        self.warnings.push(format!(
+            "the server {} is on this host: it will take the clients of {address} for local ones, and their plain logins for secure",
+            upstream.name
+        ));
+    }
+}
+
+fn address_span(section: Option<&Spanned<ListenerSection>>) -> Option<Range<usize>> {
+    section.map(|section| section.get_ref().address.as_ref().map_or_else(|| section.span(), Spanned::span))
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn is_everybody(network: &Network) -> bool {
+    match network {
+        Network::Any => true,
+        Network::Of(network) => network.prefix_len() == 0,
+    }
+}
+
+/// Whether an address literal, or `localhost`, is this host; names are resolved only when a session needs them.
+fn is_own_host(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        // Only an address of this host can be bound, and a UDP socket that sends nothing disturbs nobody.
+        Ok(address) => is_loopback(address) || UdpSocket::bind((address, 0)).is_ok(),
+        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    }
+}

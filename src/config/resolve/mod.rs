@@ -1,0 +1,165 @@
+//! Flags and file → the validated [`Config`], or every fault.
+
+mod listener;
+mod transcript;
+mod upstream;
+
+use std::{collections::BTreeSet, ops::Range, path::Path, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::RunArgs;
+
+use super::{
+    Config, Limits, Log, Timeouts,
+    fault::{Fault, Faults, Place, Source},
+    file::{File, LimitsSection, LogSection, TimeoutsSection},
+    reading,
+    store::Environment,
+    values::Period,
+};
+
+/// A configuration that holds, and what should be said about it nevertheless.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What poptap is told to do.
+    pub config: Config,
+    /// What is allowed but deserves a second thought, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the configuration file, if there is one, lets the flags override it, and validates the whole.
+///
+/// # Errors
+///
+/// Every fault that there is: unreadable values, unknown keys, and what does not fit together.
+pub fn load(args: &RunArgs) -> Result<Loaded, Faults> {
+    load_in(args, &Environment::of_process())
+}
+
+pub(super) fn load_in(args: &RunArgs, environment: &Environment) -> Result<Loaded, Faults> {
+    let mut resolver = Resolver {
+        args,
+        environment,
+        source: None,
+        broken: BTreeSet::new(),
+        server_is_missed: false,
+        faults: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let file = match &args.config {
+        Some(path) => resolver.take(reading::read(path)?),
+        None => File::default(),
+    };
+    let config = resolver.config(&file);
+    let Resolver { mut faults, warnings, .. } = resolver;
+    if faults.is_empty() {
+        return Ok(Loaded { config, warnings });
+    }
+    faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+    Err(Faults(faults))
+}
+
+/// Turns raw sections into validated ones, and gathers what is wrong or odd on the way.
+struct Resolver<'a> {
+    args: &'a RunArgs,
+    environment: &'a Environment,
+    source: Option<Source>,
+    broken: BTreeSet<String>,
+    /// That there is no server to reach has been said, or follows from what has been said.
+    server_is_missed: bool,
+    faults: Vec<Fault>,
+    warnings: Vec<String>,
+}
+
+impl Resolver<'_> {
+    fn take(&mut self, reading: reading::Reading) -> File {
+        self.faults = reading.faults;
+        self.broken = reading.broken;
+        self.source = Some(reading.source);
+        reading.file
+    }
+
+    /// The configuration; of no use when there is a fault.
+    fn config(&mut self, file: &File) -> Config {
+        let upstreams = self.upstreams(&file.upstream);
+        let listeners = self.listeners(&file.listener, &upstreams);
+        let transcript = self.transcript(&file.transcript);
+        let timeouts = self.timeouts(&file.timeouts);
+        let log = self.log(&file.log);
+        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log }
+    }
+
+    fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {
+        let or = |period: Option<Period>, seconds: u64| period.map_or(Duration::from_secs(seconds), |period| period.0);
+        let idle = or(section.idle, 660);
+        if idle < Duration::from_secs(600) {
+            let shown = Period(idle);
+            self.warnings
+                .push(format!("`timeouts.idle` is {shown}: RFC 1939 §3 asks for 10 minutes at least, and clients count on it"));
+        }
+        Timeouts {
+            connect: or(section.connect, 30),
+            handshake: or(section.handshake, 30),
+            greeting: or(section.greeting, 60),
+            login: or(section.login, 600),
+            idle,
+            half_closed: or(section.half_closed, 60),
+            reply: or(section.reply, 30),
+            drain: or(section.drain, 30),
+        }
+    }
+
+    fn log(&mut self, section: &LogSection) -> Log {
+        let filter = section.filter.as_ref().map_or("info", |filter| filter.get_ref());
+        if let (Err(_), Some(spanned)) = (EnvFilter::try_new(filter), &section.filter) {
+            let fault = Fault::new(format!("`{filter}` is not a log filter"), "write `info`, `debug` or `poptap=debug,warn`");
+            self.fault(fault, Some(spanned.span()));
+        }
+        let in_file = section.file.as_ref().map(|file| (file.get_ref(), Some(file.span())));
+        let chosen = self.args.log_file.as_ref().map(|file| (file, None)).or(in_file);
+        if let Some((file, span)) = chosen.clone() {
+            self.log_file(file, span);
+        }
+        Log {
+            file: chosen.map(|(file, _)| file.clone()),
+            rotation: section.rotation.unwrap_or_default(),
+            format: self.args.log_format.or(section.format).unwrap_or_default(),
+            filter: filter.to_owned(),
+        }
+    }
+
+    fn log_file(&mut self, file: &Path, span: Option<Range<usize>>) {
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let wrong = if file.file_name().is_none() || file.is_dir() {
+            Fault::new(format!("the log file `{}` is a directory", file.display()), "name a file within it")
+        } else if !parent.is_dir() {
+            let message = format!("the log file's directory `{}` does not exist", parent.display());
+            Fault::new(message, "create it, or name another file")
+        } else {
+            return;
+        };
+        self.fault(wrong, span);
+    }
+
+    fn fault(&mut self, fault: Fault, span: Option<Range<usize>>) {
+        let place = span.and_then(|span| self.place(&span));
+        self.faults.push(fault.at(place));
+    }
+
+    fn place(&self, span: &Range<usize>) -> Option<Place> {
+        self.source.as_ref().map(|source| source.place(span))
+    }
+
+    /// Whether one of these keys was unreadable, so that its absence means nothing.
+    fn is_broken(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.broken.contains(*key))
+    }
+}
+
+fn limits(section: &LimitsSection) -> Limits {
+    Limits {
+        connections: section.connections.map_or(1000, std::num::NonZero::get),
+        outstanding: section.outstanding.map_or(1000, std::num::NonZero::get),
+    }
+}

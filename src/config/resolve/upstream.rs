@@ -1,0 +1,178 @@
+//! Mail servers: the `[[upstream]]` sections, the flags, and which of them a listener means.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use toml::Spanned;
+
+use crate::config::{
+    Upstream,
+    address::UpstreamUrl,
+    fault::{Fault, Malformed},
+    file::{ListenerSection, UpstreamSection},
+    reading::nearest,
+};
+
+use super::Resolver;
+
+impl Resolver<'_> {
+    /// Those of the file.
+    pub(super) fn upstreams(&mut self, sections: &[Spanned<UpstreamSection>]) -> Vec<Arc<Upstream>> {
+        if let Some(file) = &self.args.upstream_ca
+            && let Some(fault) = unusable_ca(file)
+        {
+            self.fault(fault, None);
+        }
+        let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
+        for section in sections {
+            let Some(upstream) = self.upstream(section) else { continue };
+            if upstreams.iter().any(|other| other.name == upstream.name) {
+                let span = section.get_ref().name.as_ref().map_or_else(|| section.span(), Spanned::span);
+                let message = format!("there are two upstreams `{}`", upstream.name);
+                self.fault(Fault::new(message, "give each a `name` of its own"), Some(span));
+            }
+            upstreams.push(Arc::new(upstream));
+        }
+        upstreams
+    }
+
+    fn upstream(&mut self, section: &Spanned<UpstreamSection>) -> Option<Upstream> {
+        let raw = section.get_ref();
+        self.name(raw.name.as_ref());
+        if let Some(file) = &raw.ca_file
+            && let Some(fault) = unusable_ca(file.get_ref())
+        {
+            self.fault(fault, Some(file.span()));
+        }
+        let Some(url) = &raw.url else {
+            self.server_is_missed = true;
+            if !self.is_broken(&["url"]) {
+                let fault = Fault::new("this upstream has no `url`", "add one, such as `url = \"pop3s://pop.example.net\"`");
+                self.fault(fault, Some(section.span()));
+            }
+            return None;
+        };
+        Some(self.with_flags(url.get_ref(), raw))
+    }
+
+    fn name(&mut self, name: Option<&Spanned<String>>) {
+        let is_word = |name: &str| name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b".-_".contains(&octet));
+        if let Some(name) = name.filter(|name| name.get_ref().is_empty() || !is_word(name.get_ref())) {
+            let fault = Fault::new("this is not a name for an upstream", "use letters, digits, `.`, `-` and `_`");
+            self.fault(fault, Some(name.span()));
+        }
+    }
+
+    fn with_flags(&self, url: &UpstreamUrl, raw: &UpstreamSection) -> Upstream {
+        let ca_file: Option<&PathBuf> = self.args.upstream_ca.as_ref().or(raw.ca_file.as_ref().map(Spanned::get_ref));
+        Upstream {
+            name: raw.name.as_ref().map_or_else(|| url.to_string(), |name| name.get_ref().clone()),
+            host: url.host.clone(),
+            port: url.port,
+            tls: url.tls,
+            ca_file: ca_file.cloned(),
+            apop: self.args.apop.or(raw.apop).unwrap_or_default(),
+            xclient: self.args.xclient.or(raw.xclient).unwrap_or_default(),
+        }
+    }
+
+    /// The one of the command line, for all listeners; those of the file with the same URL lend it their other settings.
+    pub(super) fn upstream_of_flags(&self, upstreams: &[Arc<Upstream>]) -> Option<Arc<Upstream>> {
+        let url = self.args.url.as_ref().or(self.args.upstream.as_ref())?;
+        Some(self.by_url(url, upstreams))
+    }
+
+    /// The one that a listener of the file means.
+    pub(super) fn upstream_of(
+        &mut self,
+        section: &Spanned<ListenerSection>,
+        upstreams: &[Arc<Upstream>],
+    ) -> Option<Arc<Upstream>> {
+        let Some(named) = &section.get_ref().upstream else {
+            return self.only_upstream(upstreams, Some(section));
+        };
+        match self.by_reference(named.get_ref(), upstreams) {
+            Ok(upstream) => Some(upstream),
+            Err(fault) => {
+                let known_is_broken = self.is_broken(&["name"]) && !named.get_ref().contains(['@', ':']);
+                if !known_is_broken {
+                    self.fault(fault, Some(named.span()));
+                }
+                None
+            }
+        }
+    }
+
+    /// The only one there is, for a listener that names none.
+    pub(super) fn only_upstream(
+        &mut self,
+        upstreams: &[Arc<Upstream>],
+        section: Option<&Spanned<ListenerSection>>,
+    ) -> Option<Arc<Upstream>> {
+        let fault = match upstreams {
+            [only] => return Some(Arc::clone(only)),
+            [] if self.server_is_missed || self.is_broken(&["upstream", "url"]) => return None,
+            [] => Fault::new(
+                "there is no mail server to reach",
+                "give its URL, such as `poptap run pop3s://pop.example.net`, or an `[[upstream]]` section in the file",
+            ),
+            [first, ..] => Fault::new(
+                "this listener does not say which upstream it means",
+                format!("add a line such as `upstream = \"{}\"`, or `--upstream URL`", first.name),
+            ),
+        };
+        self.server_is_missed |= upstreams.is_empty();
+        self.fault(fault, section.map(Spanned::span));
+        None
+    }
+
+    fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
+        if let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == reference) {
+            return Ok(Arc::clone(upstream));
+        }
+        let parsed: Result<UpstreamUrl, Malformed> = reference.parse();
+        match parsed {
+            Ok(url) => Ok(self.by_url(&url, upstreams)),
+            Err(malformed) if reference.contains(['@', ':']) => Err(malformed.into()),
+            Err(malformed) => {
+                let hint = match nearest(reference, upstreams.iter().map(|upstream| upstream.name.as_str())) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("name an `[[upstream]]`, or {}", malformed.hint),
+                };
+                Err(Fault::new(format!("no upstream is named `{reference}`"), hint))
+            }
+        }
+    }
+
+    fn by_url(&self, url: &UpstreamUrl, upstreams: &[Arc<Upstream>]) -> Arc<Upstream> {
+        let same = upstreams.iter().find(|upstream| upstream.url() == *url);
+        same.map_or_else(|| Arc::new(self.with_flags(url, &UpstreamSection::default())), Arc::clone)
+    }
+}
+
+/// Why a file of certificates cannot be used.
+fn unusable_ca(file: &Path) -> Option<Fault> {
+    let shown = file.display();
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Fault::new(format!("cannot read certificates from `{shown}`: {error}"), "name a PEM file with the certificates to trust")
+    };
+    let certificates = match CertificateDer::pem_file_iter(file) {
+        Ok(found) => found.collect::<Result<Vec<_>, _>>(),
+        Err(rustls::pki_types::pem::Error::Io(error)) => return Some(unreadable(&error)),
+        Err(error) => return Some(unreadable(&error)),
+    };
+    match certificates {
+        Ok(found) if found.is_empty() => Some(Fault::new(
+            format!("there is no certificate in `{shown}`"),
+            "a certificate in PEM form begins with `-----BEGIN CERTIFICATE-----`",
+        )),
+        Ok(found) => {
+            let broken = found.iter().position(|certificate| x509_parser::parse_x509_certificate(certificate).is_err())?;
+            Some(Fault::new(format!("certificate {} in `{shown}` is damaged", broken + 1), "export it again, in PEM form"))
+        }
+        Err(error) => Some(unreadable(&error)),
+    }
+}

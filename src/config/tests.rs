@@ -1,0 +1,388 @@
+//! Whole configurations: files and flags together.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+use super::{store::Environment, *};
+use crate::cli::{Cli, Command, RunArgs};
+
+/// Loads `poptap run ARGUMENTS`, with the file's text as `--config` when there is one.
+fn load_words(file: Option<&str>, arguments: &str) -> Result<Loaded, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut words: Vec<String> = ["poptap", "run"].into_iter().chain(arguments.split_whitespace()).map(str::to_owned).collect();
+    if let Some(text) = file {
+        let path = directory.path().join("p.toml");
+        fs::write(&path, text).unwrap();
+        words.extend(["--config".to_owned(), path.display().to_string()]);
+    }
+    let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else { panic!("run was asked for") };
+    load_args(&args).map_err(|faults| faults.replace(&format!("{}/", directory.path().display()), ""))
+}
+
+fn load_args(args: &RunArgs) -> Result<Loaded, String> {
+    let environment = Environment { state_directory: None, xdg_state_home: Some("/xdg".into()), home: None };
+    resolve::load_in(args, &environment).map_err(|faults| faults.to_string())
+}
+
+fn config(file: Option<&str>, arguments: &str) -> Config {
+    load_words(file, arguments).unwrap().config
+}
+
+/// The first line of each fault.
+fn faults(file: &str, arguments: &str) -> Vec<String> {
+    let said = load_words(Some(file), arguments).unwrap_err();
+    said.split("\n\n").map(|fault| fault.lines().next().unwrap_or_default().to_owned()).collect()
+}
+
+const UPSTREAM: &str = "[[upstream]]\nurl = \"pop3s://mail\"\n";
+
+#[test]
+fn one_url_is_a_whole_configuration() {
+    let Loaded { config, warnings } = load_words(None, "pop3s://mail").unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.listeners.len(), 1);
+    let listener = &config.listeners[0];
+    assert_eq!((listener.address.to_string().as_str(), &listener.allow_from), ("127.0.0.1:1110", &AllowFrom::Loopback));
+    assert_eq!((listener.upstream.name.as_str(), listener.upstream.port), ("pop3s://mail", 995));
+    let transcript = config.transcript.unwrap();
+    assert_eq!(transcript.place, Place::Directory("/xdg/poptap".into()));
+    assert_eq!((transcript.rotate_size, transcript.buffer), (64 << 20, 16 << 20));
+    assert_eq!(transcript.wait_limit, Some(Duration::from_secs(5)));
+    assert_eq!(config.timeouts.idle, Duration::from_secs(660));
+    assert_eq!((config.limits.connections, config.limits.outstanding), (1000, 1000));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let ca = tempfile::tempdir().unwrap();
+    let ca_file = ca.path().join("ca.pem");
+    let CertifiedKey { cert, .. } = generate_simple_self_signed(["mail".to_owned()]).unwrap();
+    fs::write(&ca_file, cert.pem()).unwrap();
+    let file = "
+        [[listener]]
+        address = '127.0.0.1:1'
+        stls = 'refuse'
+        [[upstream]]
+        name = 'main'
+        url = 'pop3+stls://mail'
+        apop = 'strip'
+        [transcript]
+        enabled = false
+        dir = '/from/file'
+        content = 'headers'
+        [log]
+        format = 'text'
+    ";
+    let flags = format!(
+        "--listen 2110 --listen 192.0.2.1:2110 --allow-from 192.0.2.0/24 --apop pass --xclient pass --upstream-ca {} \
+         --transcript - --content full --log-format json",
+        ca_file.display()
+    );
+    let config = config(Some(file), &flags);
+    let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:2110", "192.0.2.1:2110"]);
+    for listener in &config.listeners {
+        assert_eq!(listener.stls, StlsPolicy::Refuse, "the file's listener lends its other settings");
+        assert_eq!(listener.allow_from, AllowFrom::Networks(vec!["192.0.2.0/24".parse().unwrap()]));
+        assert_eq!((listener.upstream.name.as_str(), listener.upstream.apop), ("main", ApopPolicy::Pass));
+        assert_eq!((listener.upstream.xclient, &listener.upstream.ca_file), (XclientPolicy::Pass, &Some(ca_file.clone())));
+    }
+    let transcript = config.transcript.unwrap();
+    assert_eq!((transcript.place, transcript.content), (Place::Stdout, ContentPolicy::Full));
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn a_url_on_the_command_line_serves_every_listener() {
+    let file =
+        format!("{UPSTREAM}ca_file = '/nowhere.pem'\n[[listener]]\naddress = '1'\n[[listener]]\naddress = '2'\nupstream = 'x'\n");
+    let said = faults(&file, "pop3://other");
+    assert_eq!(said.len(), 1, "what is wrong with an upstream is told, used or not: {said:?}");
+    let config = config(Some(&file.replace("ca_file = '/nowhere.pem'\n", "xclient = 'pass'\n")), "POP3S://mail:995");
+    let names: Vec<_> =
+        config.listeners.iter().map(|listener| (listener.upstream.name.as_str(), listener.upstream.xclient)).collect();
+    assert_eq!(names, [("pop3s://mail", XclientPolicy::Pass); 2], "the file's upstream with that URL is meant");
+}
+
+#[test]
+fn what_does_not_fit_together_is_told_with_its_place() {
+    let file = "
+[[upstream]]
+name = 'one'
+url = 'pop3://a'
+ca_file = '/nowhere.pem'
+[[upstream]]
+name = 'one'
+url = 'pop3://b'
+[[upstream]]
+name = 'has blank'
+[[listener]]
+address = '127.0.0.1:1'
+upstream = 'onee'
+[[listener]]
+address = '127.0.0.1:1'
+upstream = 'pop3://joe:hunter2@b'
+[[listener]]
+address = ':2'
+[transcript]
+dir = ''
+[log]
+filter = 'poptap=loud'
+file = '/nowhere/poptap.log'
+";
+    assert_eq!(
+        faults(file, ""),
+        [
+            "p.toml:5:11: cannot read certificates from `/nowhere.pem`: No such file or directory (os error 2)",
+            "p.toml:7:8: there are two upstreams `one`",
+            "p.toml:9:1: this upstream has no `url`",
+            "p.toml:10:8: this is not a name for an upstream",
+            "p.toml:13:12: no upstream is named `onee`",
+            "p.toml:16:12: a server's URL cannot hold a user name or password",
+            "p.toml:17:1: this listener does not say which upstream it means",
+            "p.toml:18:11: the listener [::]:2 would let everybody log in without encryption",
+            "p.toml:20:7: the transcript's directory has an empty name",
+            "p.toml:22:10: `poptap=loud` is not a log filter",
+            "p.toml:23:8: the log file's directory `/nowhere` does not exist",
+        ]
+    );
+    assert!(!load_words(Some(file), "").unwrap_err().contains("hunter2"));
+}
+
+#[test]
+fn two_listeners_cannot_share_an_address() {
+    let file = format!("{UPSTREAM}[[listener]]\naddress = '1'\n[[listener]]\naddress = '127.0.0.1:1'\n");
+    assert_eq!(faults(&file, ""), ["p.toml:6:11: two listeners have the address 127.0.0.1:1"]);
+    assert_eq!(config(None, "pop3://mail --listen 0 --listen 0").listeners.len(), 2, "port 0 is another one each time");
+}
+
+#[test]
+fn one_fault_does_not_cause_others() {
+    for file in [
+        "[[upstream]]\nurl = 'mail'\n",
+        "[[upstream]]\nname = 'a'\n",
+        "[upstream]\nurl = 'pop3://mail'\n",
+        "[[upstream]]\nname = 5\nurl = 'pop3://a'\n[[upstream]]\nurl = 'pop3://b'\n[[listener]]\nupstream = 'x'\n",
+        "[[upstream]]\nurl = 'pop3://a'\n[[listener]]\naddress = ':1'\nallow_from = ['bogus']\n",
+        "[[upstream]]\nurl = 'pop3://a'\n[[listener]]\nadress = ':1'\n[[listener]]\naddress = '2'\n",
+    ] {
+        assert_eq!(faults(file, "").len(), 1, "{file}");
+    }
+    assert_eq!(load_words(None, "--listen 1 --listen 2").unwrap_err().matches("no mail server").count(), 1);
+}
+
+#[test]
+fn a_file_of_certificates_must_hold_some() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    let load_with = |text: &str| {
+        fs::write(&file, text).unwrap();
+        load_words(None, &format!("pop3s://mail --upstream-ca {}", file.display())).map(|_| ())
+    };
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["mail".to_owned()]).unwrap();
+    assert_eq!(load_with(&cert.pem()), Ok(()));
+    for (text, said) in [
+        ("", "no certificate"),
+        (signing_key.serialize_pem().as_str(), "no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is damaged"),
+        ("-----BEGIN CERTIFICATE-----\n", "cannot read"),
+    ] {
+        let refused = load_with(text).unwrap_err();
+        assert!(refused.contains(said) && !refused.contains("PRIVATE"), "{refused}");
+    }
+}
+
+#[test]
+fn off_loopback_somebody_must_say_who_may_come() {
+    for listen in ["192.0.2.1:110", ":110", "0.0.0.0:0", "[2001:db8::1]:110"] {
+        let refused = load_words(None, &format!("pop3s://mail --listen {listen}")).unwrap_err();
+        assert!(refused.contains("without encryption") && refused.contains("--allow-from"), "{refused}");
+        assert!(
+            load_words(None, &format!("pop3s://mail --listen {listen} --allow-from 192.0.2.0/24")).unwrap().warnings.is_empty()
+        );
+    }
+    for listen in ["127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert_eq!(
+            config(None, &format!("pop3s://mail --listen {listen}")).listeners[0].allow_from,
+            AllowFrom::Loopback,
+            "{listen}"
+        );
+    }
+}
+
+#[test]
+fn what_is_risky_is_warned_of() {
+    for (arguments, said) in [
+        ("pop3s://mail --listen :1 --allow-from any", "lets everybody in"),
+        ("pop3s://mail --listen :1 --allow-from 0.0.0.0/0", "lets everybody in"),
+        ("pop3s://mail --reveal-credentials", "passwords"),
+        ("pop3s://mail --transcript - --content full", "no message content"),
+        ("pop3s://localhost --listen :1 --allow-from 192.0.2.0/24", "is on this host"),
+        ("pop3s://127.0.0.1 --listen :1 --allow-from 192.0.2.0/24", "is on this host"),
+    ] {
+        let warnings = load_words(None, arguments).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(said), "{arguments}: {warnings:?}");
+    }
+    let Loaded { config, warnings } = load_words(Some("[timeouts]\nidle = '9m'"), "pop3s://mail").unwrap();
+    assert!(config.timeouts.idle == Duration::from_secs(540) && warnings[0].contains("10 minutes"), "{warnings:?}");
+    assert!(load_words(None, "pop3s://localhost").unwrap().warnings.is_empty());
+    let unused = load_words(Some(UPSTREAM), "pop3://other").unwrap().warnings;
+    assert_eq!(unused, ["no listener leads to the upstream `pop3s://mail`"]);
+}
+
+#[test]
+fn several_listeners_cannot_be_replaced_by_a_flag() {
+    let file = format!("{UPSTREAM}[[listener]]\naddress = '1'\n[[listener]]\naddress = '2'\n");
+    assert_eq!(
+        faults(&file, "--listen 3"),
+        ["p.toml:5:1: `--listen` cannot replace 2 listeners: it is unclear whose settings hold"]
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let refused = load_words(None, "--config /nowhere/p.toml").unwrap_err();
+    assert!(refused.contains("/nowhere/p.toml"), "{refused}");
+}
+
+/// Every key, none with its default.
+const EVERYTHING: &str = "
+    [[listener]]
+    address = ':2110'
+    upstream = 'main'
+    allow_from = ['192.0.2.0/24', '::1']
+    stls = 'refuse'
+    [[listener]]
+    address = '[::1]:0'
+    upstream = 'pop3://[2001:db8::1]:2110'
+    [[listener]]
+    address = '192.0.2.1:0'
+    upstream = 'main'
+    allow_from = ['any']
+    [[upstream]]
+    name = 'main'
+    url = 'pop+stls://mail'
+    apop = 'pass'
+    xclient = 'pass'
+    [transcript]
+    dir = '-'
+    record = 'sessions'
+    content = 'lines:7'
+    hash = 'none'
+    listings = 'full'
+    user = 'hash'
+    rotate_size = '1025'
+    rotate_age = '1h 1s'
+    compress = false
+    buffer = '1.5 MiB'
+    on_full = 'close'
+    wait_limit = '0'
+    on_error = 'refuse'
+    keep_events = { age = '1h', size = '1 GB', segments = 3 }
+    keep_sessions = { age = '1500ms' }
+    [limits]
+    connections = 7
+    outstanding = 8
+    [timeouts]
+    connect = '1s'
+    handshake = '2s'
+    greeting = '3s'
+    login = '4s'
+    idle = '1 day'
+    half_closed = '5s'
+    reply = '6s'
+    drain = '7s'
+    [log]
+    file = './poptap.log'
+    rotation = 'never'
+    format = 'json'
+    filter = 'poptap=debug,warn'
+";
+
+#[test]
+fn the_effective_configuration_loads_again_to_the_same() {
+    for loaded in [
+        config(None, "pop3s://mail"),
+        config(Some(EVERYTHING), ""),
+        config(Some("[transcript]\nenabled = false"), "pop3://mail"),
+        config(None, "pop3://mail --no-transcript"),
+    ] {
+        let toml = effective(&loaded).unwrap();
+        assert_eq!(config(Some(&toml), ""), loaded, "{toml}");
+    }
+    let revealed = effective(&config(None, "pop3://mail --reveal-credentials")).unwrap();
+    assert!(revealed.starts_with("# with --reveal-credentials"));
+    config(Some(&revealed), "");
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let path = in_repository("config/poptap.toml");
+    let from_file = load_args(&RunArgs { config: Some(path), ..RunArgs::default() }).unwrap();
+    assert_eq!(from_file.config, config(None, "pop3s://pop.example.net"));
+    assert_eq!(from_file.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_example_names_every_key() {
+    let text = fs::read_to_string(in_repository("config/poptap.toml")).unwrap();
+    assert_eq!(keys_of_example(&text), keys_of_schema());
+}
+
+/// `section.key`, set or commented out.
+fn keys_of_example(text: &str) -> BTreeSet<String> {
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_owned();
+        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ")
+            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
+        {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    keys
+}
+
+fn keys_of_schema() -> BTreeSet<String> {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    let mut keys = BTreeSet::new();
+    collect_keys(&schema, &schema, "", &mut keys);
+    keys
+}
+
+fn collect_keys(root: &serde_json::Value, table: &serde_json::Value, path: &str, keys: &mut BTreeSet<String>) {
+    for (name, property) in table["properties"].as_object().unwrap() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let reference = property["$ref"].as_str().or(property["items"]["$ref"].as_str());
+        let target = reference.and_then(|reference| root.pointer(reference.trim_start_matches('#')));
+        match target.filter(|target| target["properties"].is_object()) {
+            Some(section) => collect_keys(root, section, &path, keys),
+            None => _ = keys.insert(path),
+        }
+    }
+}
+
+#[test]
+fn the_schema_is_up_to_date() {
+    let committed = fs::read_to_string(in_repository("config/poptap.schema.json")).unwrap_or_default();
+    assert_eq!(committed, schema(), "write it again with `cargo run -- config schema > config/poptap.schema.json`");
+}
+
+#[test]
+fn the_schema_accepts_the_example_and_refuses_what_is_wrong() {
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema()).unwrap()).unwrap();
+    let json = |text: &str| serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
+    assert!(validator.is_valid(&json(&fs::read_to_string(in_repository("config/poptap.toml")).unwrap())));
+    assert!(validator.is_valid(&json(&effective(&config(None, "pop3s://mail --no-transcript")).unwrap())));
+    for wrong in ["lisener = 1", "[limits]\nconnections = 0", "[transcript]\ncontent = 'all'", "[[upstream]]\nurl = 'mail'"] {
+        assert!(!validator.is_valid(&json(wrong)), "{wrong}");
+    }
+}

@@ -1,0 +1,209 @@
+//! The operational log: what happened to poptap itself. Transcripts are another thing, kept elsewhere.
+
+use std::{
+    env,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use tracing::Subscriber;
+use tracing_appender::{
+    non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard},
+    rolling::{RollingFileAppender, Rotation},
+};
+use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+
+use crate::config::{Log, LogFormat, LogRotation};
+
+/// Starts logging, for the whole process and until the guard is dropped.
+///
+/// `verbosity` counts the steps of `-v` above the usual, or of `-q` below it. The filter is `POPTAP_LOG`, else `RUST_LOG`,
+/// else `verbosity` when it is not 0, else the configuration's. Colours need a terminal and no `NO_COLOR`.
+///
+/// # Errors
+///
+/// When a filter cannot be read, the log file cannot be opened, or logging was started before.
+pub fn start(log: &Log, verbosity: i8, stderr_is_terminal: bool) -> Result<Guard, StartError> {
+    let filter = choose_filter(|name| env::var(name).ok(), verbosity, &log.filter)?;
+    let colour = log.file.is_none() && stderr_is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (writer, guard) = open(log)?;
+    subscriber(filter, log.format, colour, writer).try_init().map_err(|_| StartError::Twice)?;
+    Ok(guard)
+}
+
+/// Keeps the log running; dropped, it writes out what is still waiting, for up to a second.
+#[derive(Debug)]
+pub struct Guard {
+    worker: Option<WorkerGuard>,
+    lost: ErrorCounter,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.worker.take());
+        let lost = self.lost.dropped_lines();
+        if lost > 0 {
+            // Where it was lost there is no log to tell it, and nobody to tell when stderr is gone too.
+            let _ =
+                writeln!(io::stderr(), "poptap: {lost} lines of the log were lost, since they could not be written fast enough");
+        }
+    }
+}
+
+/// Why logging cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A filter is malformed.
+    #[error(
+        "cannot read the log filter `{filter}` from {origin}: {source}\n  hint: write `info`, `debug` or `poptap=debug,warn`"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// The variable, or what else it came from.
+        origin: &'static str,
+        /// What is wrong.
+        source: ParseError,
+    },
+    /// The log file cannot be opened.
+    #[error("cannot open the log file `{}`: {source}\n  hint: its directory must exist, and this user must be able to write there", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// Something has started logging before.
+    #[error("logging was started before")]
+    Twice,
+}
+
+impl StartError {
+    /// Whether it is the configuration's fault, rather than that of a file.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Filter { .. })
+    }
+}
+
+fn choose_filter(variable: impl Fn(&str) -> Option<String>, verbosity: i8, configured: &str) -> Result<EnvFilter, StartError> {
+    let by_variable = ["POPTAP_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        let filter = variable(name).filter(|filter| !filter.is_empty())?;
+        Some((filter, name))
+    });
+    let (filter, origin) = by_variable.unwrap_or_else(|| match verbosity {
+        0 => (configured.to_owned(), "the configuration"),
+        steps => (filter_for(steps).to_owned(), "the command line"),
+    });
+    EnvFilter::try_new(&filter).map_err(|source| StartError::Filter { filter, origin, source })
+}
+
+/// `-v` speaks of poptap first, and of the libraries under it only when asked three times.
+fn filter_for(verbosity: i8) -> &'static str {
+    match verbosity {
+        ..=-3 => "off",
+        -2 => "error",
+        -1 => "warn",
+        0 => "info",
+        1 => "info,poptap=debug",
+        2 => "info,poptap=trace",
+        3.. => "trace",
+    }
+}
+
+/// The destination, behind a thread of its own.
+///
+/// Lossy on purpose: a log that cannot be written (a full disk, a terminal on hold, a journal that is down) must not stop
+/// anybody's mail, and nothing of a session depends on it, as the record of what passed is the transcript. What was lost
+/// is counted and told at the end.
+fn open(log: &Log) -> Result<(NonBlocking, Guard), StartError> {
+    let builder = NonBlockingBuilder::default().lossy(true).thread_name("poptap-log");
+    let (writer, worker) = match &log.file {
+        Some(path) => builder.finish(rolling_file(path, log.rotation)?),
+        None => builder.finish(io::stderr()),
+    };
+    let guard = Guard { worker: Some(worker), lost: writer.error_counter() };
+    Ok((writer, guard))
+}
+
+fn rolling_file(path: &Path, rotation: LogRotation) -> Result<RollingFileAppender, StartError> {
+    let failed = |source| StartError::File { path: path.to_owned(), source };
+    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The appender would create it, and a misspelt path would go unnoticed.
+    if !directory.is_dir() {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    }
+    let rotation = match rotation {
+        LogRotation::Daily => Rotation::DAILY,
+        LogRotation::Hourly => Rotation::HOURLY,
+        LogRotation::Never => Rotation::NEVER,
+    };
+    let appender = RollingFileAppender::builder().rotation(rotation).filename_prefix(name.to_string_lossy());
+    appender.build(directory).map_err(|error| failed(io::Error::other(error)))
+}
+
+fn subscriber(filter: EnvFilter, format: LogFormat, colour: bool, writer: NonBlocking) -> impl Subscriber + Send + Sync {
+    let lines = fmt::layer().with_writer(writer).with_ansi(colour);
+    let layer = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    registry().with(filter).with(layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn log(file: PathBuf, format: LogFormat) -> Log {
+        Log { file: Some(file), rotation: LogRotation::Never, format, filter: "info".to_owned() }
+    }
+
+    #[test]
+    fn the_first_filter_wins() {
+        let choose = |poptap: &str, rust: &str, verbosity| {
+            let variables = [("POPTAP_LOG", poptap.to_owned()), ("RUST_LOG", rust.to_owned())];
+            let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+            choose_filter(variable, verbosity, "warn").map(|filter| filter.to_string()).map_err(|error| error.to_string())
+        };
+        assert_eq!(choose("debug", "trace", 2).unwrap(), "debug");
+        assert_eq!(choose("", "trace", 2).unwrap(), "trace");
+        assert_eq!(choose("", "", 2).unwrap(), "poptap=trace,info");
+        assert_eq!(choose("", "", -1).unwrap(), "warn");
+        assert_eq!(choose("", "", -3).unwrap(), "off");
+        assert_eq!(choose("", "", 0).unwrap(), "warn");
+        let refused = choose("poptap=loud", "", 0).unwrap_err();
+        assert!(refused.contains("POPTAP_LOG") && refused.contains("poptap=loud"), "{refused}");
+    }
+
+    #[test]
+    fn the_guard_writes_out_what_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("poptap.log");
+        for (format, expected) in
+            [(LogFormat::Text, "hello session=\"s1\""), (LogFormat::Json, r#""message":"hello","session":"s1""#)]
+        {
+            let (writer, guard) = open(&log(path.clone(), format)).unwrap();
+            let subscriber = subscriber(EnvFilter::new("info"), format, false, writer);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(session = "s1", "hello");
+                tracing::debug!("unheard");
+            });
+            drop(guard);
+            let written = fs::read_to_string(&path).unwrap();
+            assert!(written.contains(expected) && !written.contains("unheard"), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_is_not_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/poptap.log");
+        let refused = open(&log(path, LogFormat::Text)).unwrap_err();
+        assert!(refused.to_string().contains("missing/poptap.log") && !refused.is_configuration());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
