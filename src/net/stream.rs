@@ -170,3 +170,99 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::tls::{Authority, Client, Trust, Validity, server_config};
+
+    async fn tcp_pair() -> (Stream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Stream::new(client.unwrap()), Stream::new(server.unwrap().0))
+    }
+
+    async fn tls_pair() -> (Stream, Stream) {
+        let authority = Authority::new("Test CA").unwrap();
+        let issued = authority.issue(&["pop.example.net"], Validity::days(1)).unwrap();
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca.path(), authority.pem()).unwrap();
+        let client = Client::new(&Trust::file(ca.path()).unwrap(), "pop.example.net").unwrap();
+        let (ours, theirs) = tcp_pair().await;
+        let server = theirs.accept(server_config(issued.chain, issued.key).unwrap());
+        let (ours, theirs) = tokio::join!(ours.upgrade(&client), server);
+        (ours.unwrap(), theirs.unwrap())
+    }
+
+    async fn truncate(stream: &mut Stream) {
+        poll_fn(|cx| Pin::new(&mut *stream).poll_truncate(cx)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_told_from_an_end_inside_tls() {
+        let (mut ours, mut theirs) = tls_pair().await;
+        theirs.write_all(b"+OK").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        assert_eq!(ours.read_to_end(&mut heard).await.unwrap(), 3);
+
+        let (mut ours, mut theirs) = tls_pair().await;
+        theirs.write_all(b"+OK").await.unwrap();
+        truncate(&mut theirs).await;
+        let mut heard = Vec::new();
+        assert_eq!(ours.read_to_end(&mut heard).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(heard, b"+OK");
+    }
+
+    #[tokio::test]
+    async fn one_side_may_end_while_the_other_goes_on() {
+        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+            ours.shutdown().await.unwrap();
+            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+            theirs.write_all(b"+OK bye\r\n").await.unwrap();
+            truncate(&mut theirs).await;
+            let mut heard = Vec::new();
+            let _ = ours.read_to_end(&mut heard).await;
+            assert_eq!(heard, b"+OK bye\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn slices_are_written_at_once() {
+        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+            assert!(ours.is_write_vectored());
+            let slices = [IoSlice::new(b"RETR "), IoSlice::new(b"1\r\n")];
+            assert_eq!(ours.write_vectored(&slices).await.unwrap(), 8);
+            ours.flush().await.unwrap();
+            let mut heard = [0; 8];
+            theirs.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"RETR 1\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_socket_has_its_options_and_addresses() {
+        for (ours, theirs) in [tcp_pair().await, tls_pair().await] {
+            assert!(ours.tcp().nodelay().unwrap());
+            assert!(SockRef::from(ours.tcp()).keepalive().unwrap());
+            assert_eq!(ours.peer_addr().unwrap(), theirs.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn there_is_no_tls_inside_tls() {
+        let (ours, theirs) = tls_pair().await;
+        let issued = Authority::self_signed(&["pop.example.net"], Validity::days(1)).unwrap();
+        let error = theirs.accept(server_config(issued.chain, issued.key).unwrap()).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot start TLS inside TLS");
+        let client = Client::new(&Trust::system().unwrap(), "pop.example.net").unwrap();
+        assert!(matches!(ours.upgrade(&client).await, Err(HandshakeError::Io(_))));
+    }
+}

@@ -266,3 +266,6 @@ fn quiet(stream: &Stream, step: Step) -> Result<(), StlsFault> {
         Err(cause) => Err(StlsFault::Io { step: Step::Reply, cause }),
     }
 }
+
+#[cfg(test)]
+mod tests;
