@@ -187,12 +187,11 @@ impl<'n, N: Network> Race<'n, N> {
             self.start_next();
             let next = if self.waiting.is_empty() { Duration::MAX } else { ATTEMPT_DELAY };
             match tokio::time::timeout(next, self.running.join_next()).await {
-                // None of ours panics or is cancelled while the race runs.
-                Err(_) | Ok(Some(Err(_))) => {}
                 Ok(Some(Ok((address, Ok(socket))))) => return Some((socket, address)),
                 Ok(Some(Ok((address, Err(error))))) => self.failed.push(Attempt::failed(address, &error)),
                 Ok(None) if self.waiting.is_empty() => return None,
-                Ok(None) => {}
+                // The delay is over, or a task panicked or was cancelled, which none of ours does.
+                Err(_) | Ok(Some(Err(_)) | None) => {}
             }
         }
     }
@@ -241,7 +240,8 @@ mod tests {
     use super::*;
 
     /// What an address does, and after how long: `None` never answers.
-    type Script = HashMap<SocketAddr, Option<(u64, io::Result<()>)>>;
+    type Does = Option<(u64, io::Result<()>)>;
+    type Script = HashMap<SocketAddr, Does>;
 
     /// A network of a script; notes when each attempt began and which ones were dropped.
     #[derive(Clone, Default)]
@@ -262,7 +262,7 @@ mod tests {
     }
 
     impl Fake {
-        fn new(script: Vec<(&str, Option<(u64, io::Result<()>)>)>) -> Self {
+        fn new(script: Vec<(&str, Does)>) -> Self {
             let script: Vec<_> = script.into_iter().map(|(address, does)| (address.parse().unwrap(), does)).collect();
             Self {
                 names: script.iter().map(|(address, _)| *address).collect(),

@@ -89,12 +89,11 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
-            Self::Dial { .. } => "upstream-unreachable",
+            Self::Dial { .. } | Self::Greeting { .. } => "upstream-unreachable",
             Self::Tls { .. } => "upstream-tls",
             Self::HandshakeTimeout { .. } => "timeout-handshake",
             Self::Stls { .. } => "upstream-stls",
             Self::Refused { .. } => "upstream-refused",
-            Self::Greeting { .. } => "upstream-unreachable",
             Self::GreetingTimeout { .. } => "timeout-greeting",
         }
     }
@@ -135,7 +134,7 @@ impl ConnectError {
     #[must_use]
     pub fn hint(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Dial { cause, .. } => dial_hint(cause).map(Cow::Borrowed),
+            Self::Dial { cause, .. } => Some(Cow::Borrowed(dial_hint(cause))),
             Self::Tls { cause, .. } => cause.hint().map(Cow::Borrowed),
             Self::HandshakeTimeout { stls: false, .. } => {
                 Some("see whether this port is for TLS: 995 as a rule; `pop3+stls://` is for port 110".into())
@@ -177,12 +176,12 @@ fn what(stls: bool) -> &'static str {
     if stls { "STLS and the handshake" } else { "the handshake" }
 }
 
-fn dial_hint(cause: &DialError) -> Option<&'static str> {
+fn dial_hint(cause: &DialError) -> &'static str {
     match cause {
-        DialError::NotFound => Some("see whether the name in the URL is right"),
-        DialError::Lookup(_) | DialError::LookupTimedOut { .. } => Some("see whether this machine reaches its name server"),
-        DialError::Failed { .. } => Some("see whether the port in the URL is right and the server is running"),
-        DialError::TimedOut { .. } => Some("see whether a firewall stands between this machine and the server"),
+        DialError::NotFound => "see whether the name in the URL is right",
+        DialError::Lookup(_) | DialError::LookupTimedOut { .. } => "see whether this machine reaches its name server",
+        DialError::Failed { .. } => "see whether the port in the URL is right and the server is running",
+        DialError::TimedOut { .. } => "see whether a firewall stands between this machine and the server",
     }
 }
 

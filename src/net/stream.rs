@@ -189,12 +189,16 @@ mod tests {
         (Stream::new(client.unwrap()), Stream::new(server.unwrap().0))
     }
 
+    fn client(authority: &Authority) -> Client {
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca.path(), authority.pem()).unwrap();
+        Client::new(&Trust::file(ca.path()).unwrap(), "pop.example.net").unwrap()
+    }
+
     async fn tls_pair() -> (Stream, Stream) {
         let authority = Authority::new("Test CA").unwrap();
         let issued = authority.issue(&["pop.example.net"], Validity::days(1)).unwrap();
-        let ca = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(ca.path(), authority.pem()).unwrap();
-        let client = Client::new(&Trust::file(ca.path()).unwrap(), "pop.example.net").unwrap();
+        let client = client(&authority);
         let (ours, theirs) = tcp_pair().await;
         let server = theirs.accept(server_config(issued.chain, issued.key).unwrap());
         let (ours, theirs) = tokio::join!(ours.upgrade(&client), server);
@@ -262,7 +266,7 @@ mod tests {
         let issued = Authority::self_signed(&["pop.example.net"], Validity::days(1)).unwrap();
         let error = theirs.accept(server_config(issued.chain, issued.key).unwrap()).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot start TLS inside TLS");
-        let client = Client::new(&Trust::system().unwrap(), "pop.example.net").unwrap();
+        let client = client(&Authority::new("Test CA").unwrap());
         assert!(matches!(ours.upgrade(&client).await, Err(HandshakeError::Io(_))));
     }
 }

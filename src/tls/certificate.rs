@@ -15,6 +15,9 @@ use x509_parser::{
 
 use super::escape;
 
+/// How many names of a certificate are shown: some have hundreds.
+const NAMES_SHOWN: usize = 8;
+
 /// The fields of a certificate that a log or a transcript shows. All text is escaped: whoever made the certificate chose it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
@@ -52,12 +55,10 @@ impl fmt::Display for Certificate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (rfc3339(self.not_before), rfc3339(self.not_after));
         write!(out, "subject `{}`, issuer `{}`, valid from {from} to {to}", self.subject, self.issuer)?;
-        let mut separator = ", names";
-        for name in &self.names {
-            write!(out, "{separator} `{name}`")?;
-            separator = ",";
+        match &*self.names {
+            [] => write!(out, ", no names"),
+            names => write!(out, ", names {}", list_names(names)),
         }
-        Ok(())
     }
 }
 
@@ -73,6 +74,13 @@ pub(super) fn fingerprint(der: &[u8]) -> String {
         let _ = write!(text, "{octet:02x}");
         text
     })
+}
+
+/// Names in words, the first few of them.
+pub(super) fn list_names(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
+    let rest = names.len() - shown.len();
+    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
 }
 
 fn moment(time: ASN1Time) -> Option<OffsetDateTime> {

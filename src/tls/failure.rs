@@ -5,7 +5,11 @@ use std::{fmt, io};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use time::OffsetDateTime;
 
-use super::{Certificate, certificate::rfc3339, escape};
+use super::{
+    Certificate,
+    certificate::{list_names, rfc3339},
+    escape,
+};
 
 /// Why TLS with a server does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +54,10 @@ impl HandshakeError {
                 let certificate = refused.and_then(Certificate::parse).map(Box::new);
                 Self::Certificate { fault: CertificateFault::new(fault, certificate.as_deref()), certificate }
             }
-            Some(_) if !first.is_empty() && !begins_like_tls(first) => Self::PlainText { first: escape(first) },
+            // Even when the connection then ended or was reset: less plain text than a record's header is no message yet.
+            _ if !first.is_empty() && !begins_like_tls(first) => Self::PlainText { first: escape(first) },
             Some(error) => Self::protocol(error),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::after_end(first),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
             None => Self::Io(error),
         }
     }
@@ -90,11 +95,6 @@ impl HandshakeError {
             ) => Self::TooOld,
             _ => Self::Protocol(escape(error.to_string().as_bytes())),
         }
-    }
-
-    /// Less plain text than a record's header is no message yet: rustls only sees an end.
-    fn after_end(first: &[u8]) -> Self {
-        if first.is_empty() || begins_like_tls(first) { Self::Closed } else { Self::PlainText { first: escape(first) } }
     }
 }
 
@@ -180,22 +180,13 @@ impl fmt::Display for CertificateFault {
             }
             Self::NotYetValid { not_before } => write!(out, "is not valid before {}", rfc3339(*not_before)),
             Self::WrongName { expected, names } if names.is_empty() => write!(out, "is not for `{expected}`: it names no host"),
-            Self::WrongName { expected, names } => write!(out, "is not for `{expected}`, only for {}", list(names)),
+            Self::WrongName { expected, names } => write!(out, "is not for `{expected}`, only for {}", list_names(names)),
             Self::SelfSigned => write!(out, "is self-signed, and not among those trusted"),
             Self::UnknownIssuer { issuer } => write!(out, "was issued by `{issuer}`, who is not trusted"),
             Self::Authority => write!(out, "is a certificate authority's, not a server's"),
             Self::Other(words) => write!(out, "was refused: {words}"),
         }
     }
-}
-
-/// How many names of a certificate are shown: some have hundreds.
-const NAMES_SHOWN: usize = 8;
-
-fn list(names: &[String]) -> String {
-    let shown: Vec<_> = names.iter().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
-    let rest = names.len() - shown.len();
-    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
 }
 
 fn quoted(first: &str) -> String {
@@ -226,4 +217,54 @@ fn words(alert: AlertDescription) -> String {
         _ => return format!("{alert:?}"),
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::UnixTime;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::tls::{Authority, Validity};
+
+    fn certificate() -> Certificate {
+        let validity = Validity { from: datetime!(2020-01-01 0:00 UTC), to: datetime!(2100-01-01 0:00 UTC) };
+        let names: Vec<_> = (0..10).map(|n| format!("pop{n}.example.net")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let issued = Authority::new("Test CA").unwrap().issue(&names, validity).unwrap();
+        Certificate::parse(&issued.chain[0]).unwrap()
+    }
+
+    #[test]
+    fn an_expired_issuer_is_told_from_an_expired_server() {
+        let over = |seconds| CertificateError::ExpiredContext {
+            time: UnixTime::now(),
+            not_after: UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
+        };
+        let certificate = certificate();
+        let own = u64::try_from(certificate.not_after.unix_timestamp()).unwrap();
+        assert_eq!(CertificateFault::new(&over(own), Some(&certificate)).to_string(), "expired on 2100-01-01T00:00:00Z");
+        assert_eq!(
+            CertificateFault::new(&over(0), Some(&certificate)).to_string(),
+            "depends on another one that expired on 1970-01-01T00:00:00Z"
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_names_is_cut() {
+        let fault = CertificateFault::WrongName { expected: "pop.example.net".into(), names: certificate().names };
+        let words = fault.to_string();
+        assert!(words.starts_with("is not for `pop.example.net`, only for `pop0.example.net`, `pop1."), "{words}");
+        assert!(words.ends_with("`pop7.example.net` and 2 more"), "{words}");
+    }
+
+    #[test]
+    fn faults_without_words_of_their_own_are_named_anyway() {
+        let fault = CertificateFault::new(&CertificateError::Revoked, None);
+        assert_eq!((fault.to_string().as_str(), fault.hint()), ("was refused: Revoked", None));
+        let reset = HandshakeError::new(io::ErrorKind::ConnectionReset.into(), b"", None);
+        assert_eq!(reset.to_string(), "the connection failed during the handshake: connection reset");
+        let plain = HandshakeError::new(io::ErrorKind::ConnectionReset.into(), b"+OK", None);
+        assert_eq!(plain.to_string(), "it speaks plain text, not TLS: `+OK`");
+    }
 }

@@ -18,6 +18,16 @@ use crate::{
 
 const NAME: &str = "pop.example.net";
 const LIMIT: Duration = Duration::from_secs(30);
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: LIMIT,
+    handshake: LIMIT,
+    greeting: LIMIT,
+    login: LIMIT,
+    idle: LIMIT,
+    half_closed: LIMIT,
+    reply: LIMIT,
+    drain: LIMIT,
+};
 
 /// An authority, and a file with its certificate.
 struct Lab {
@@ -51,27 +61,13 @@ fn config(issued: Issued) -> Arc<ServerConfig> {
     server_config(issued.chain, issued.key).unwrap()
 }
 
+fn upstream(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Upstream {
+    let (name, host) = ("test".into(), host.into());
+    Upstream { name, host, port, tls, ca_file, apop: ApopPolicy::Strip, xclient: XclientPolicy::Refuse }
+}
+
 fn connector(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Connector {
-    let upstream = Upstream {
-        name: "test".into(),
-        host: host.into(),
-        port,
-        tls,
-        ca_file,
-        apop: ApopPolicy::Strip,
-        xclient: XclientPolicy::Refuse,
-    };
-    let timeouts = Timeouts {
-        connect: LIMIT,
-        handshake: LIMIT,
-        greeting: LIMIT,
-        login: LIMIT,
-        idle: LIMIT,
-        half_closed: LIMIT,
-        reply: LIMIT,
-        drain: LIMIT,
-    };
-    Connector::new(&upstream, &timeouts).unwrap()
+    Connector::new(&upstream(host, port, tls, ca_file), &TIMEOUTS).unwrap()
 }
 
 /// A server for one connection.
@@ -269,31 +265,46 @@ async fn a_self_signed_certificate_can_be_trusted_by_itself() {
 }
 
 #[tokio::test]
-async fn a_file_of_authorities_takes_the_place_of_the_systems() {
-    let missing = Upstream {
-        ca_file: Some("/nonexistent/ca.pem".into()),
-        name: String::new(),
-        host: NAME.into(),
-        port: 995,
-        tls: TlsMode::Stls,
-        apop: ApopPolicy::Strip,
-        xclient: XclientPolicy::Refuse,
-    };
-    let timeouts = Timeouts {
-        connect: LIMIT,
-        handshake: LIMIT,
-        greeting: LIMIT,
-        login: LIMIT,
-        idle: LIMIT,
-        half_closed: LIMIT,
-        reply: LIMIT,
-        drain: LIMIT,
-    };
-    let error = Connector::new(&missing, &timeouts).unwrap_err();
-    assert!(error.to_string().starts_with("cannot read `/nonexistent/ca.pem`: "), "{error}");
-    let nameless = Upstream { ca_file: Some(Lab::new().ca.path().to_owned()), host: "no name".into(), ..missing };
-    // The lab and its file are gone by now: the file is what is complained of first.
-    assert!(matches!(Connector::new(&nameless, &timeouts), Err(TlsConfigError::Trust(_))));
+async fn an_authority_is_no_server() {
+    // What `openssl req -x509` makes when it is told nothing else.
+    let authority = Authority::new(NAME).unwrap();
+    let (ca, key) = (file(&authority.pem()), file(&authority.key_pem()));
+    let connector = connector(NAME, 995, TlsMode::Implicit, Some(ca.path().to_owned()));
+    let config = server_config(vec![authority.certificate()], tls::pem::private_key(key.path()).unwrap()).unwrap();
+    let (result, _server) = against(&connector, async move |tcp| accept(config, tcp).await).await;
+    let error = result.unwrap_err();
+    assert!(error.to_string().ends_with("its certificate is a certificate authority's, not a server's"), "{error}");
+    assert!(error.hint().unwrap().contains("CA:TRUE"));
+}
+
+/// With roots or without, the system's trust never reaches to an authority of our own.
+#[tokio::test]
+async fn the_system_does_not_trust_a_private_authority() {
+    let issued = Lab::new().authority.issue(&[NAME], Validity::days(1)).unwrap();
+    match tls::Trust::system() {
+        Ok(trust) => {
+            let connector = Connector {
+                security: Security::Implicit(tls::Client::new(&trust, NAME).unwrap()),
+                ..connector(NAME, 995, TlsMode::Plain, None)
+            };
+            let error = refusal(&connector, issued).await;
+            assert!(error.to_string().ends_with("was issued by `CN=Lab CA`, who is not trusted"), "{error}");
+        }
+        Err(error) => assert!(error.hint().contains("ca-certificates"), "{error}"),
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_at_once() {
+    let lab = Lab::new();
+    let error =
+        |host: &str, ca_file: PathBuf| Connector::new(&upstream(host, 995, TlsMode::Stls, Some(ca_file)), &TIMEOUTS).unwrap_err();
+    let missing = error(NAME, "/nonexistent/ca.pem".into());
+    assert!(missing.to_string().starts_with("cannot read `/nonexistent/ca.pem`: "), "{missing}");
+    let nameless = error("no name", lab.ca.path().to_owned());
+    assert_eq!(nameless.to_string(), "cannot use `no name` as the name of a TLS server: it is neither a DNS name nor an address");
+    // Without TLS neither matters.
+    assert!(Connector::new(&upstream("no name", 110, TlsMode::Plain, Some("/nonexistent/ca.pem".into())), &TIMEOUTS).is_ok());
 }
 
 #[tokio::test]
