@@ -1,0 +1,13 @@
+//! Sockets: one stream type for both hops, and the way to the server: resolve, race, TLS, STLS.
+
+mod dial;
+mod error;
+mod stls;
+mod stream;
+mod upstream;
+
+pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
+pub use error::ConnectError;
+pub use stls::{Step, StlsFault};
+pub use stream::Stream;
+pub use upstream::{Connected, Connector, Report, TlsConfigError, silence_hint};

@@ -1,0 +1,272 @@
+//! A connection, plain or inside TLS.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::{
+    record::schema,
+    tls::{self, HandshakeError},
+};
+
+/// A connection to a client or a server.
+///
+/// When the peer ends TLS without `close_notify`, reading fails with [`io::ErrorKind::UnexpectedEof`]: the stream was cut,
+/// by whomever. A read of zero octets is an end that the peer meant (RFC 8446 §6.1); in plain text the two look alike.
+#[derive(Debug)]
+pub enum Stream {
+    /// As it comes.
+    Plain(TcpStream),
+    /// Inside TLS; boxed, since TLS state is large.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// A plain connection, with Nagle's delay off and keep-alive on: after five minutes without a word, every 30 seconds.
+    #[must_use]
+    pub fn new(tcp: TcpStream) -> Self {
+        // A socket whose peer has gone already may refuse its options; the first read tells, and better.
+        let _ = tcp.set_nodelay(true);
+        let _ = SockRef::from(&tcp)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(30)));
+        Self::Plain(tcp)
+    }
+
+    /// Starts TLS as the client. The plain stream is consumed, so that nobody can go on with it.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`]; the connection is closed then. TLS inside TLS is one.
+    pub async fn upgrade(self, client: &tls::Client) -> Result<Self, HandshakeError> {
+        let tls = client.handshake(self.plain().map_err(HandshakeError::Io)?).await?;
+        Ok(Self::Tls(Box::new(TlsStream::Client(tls))))
+    }
+
+    /// Starts TLS as the server. The plain stream is consumed, so that nobody can go on with it.
+    ///
+    /// # Errors
+    ///
+    /// rustls' error inside an [`io::Error`], or the socket's own; the connection is closed then. TLS inside TLS is one.
+    pub async fn accept(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let tls = TlsAcceptor::from(config).accept(self.plain()?).await?;
+        Ok(Self::Tls(Box::new(TlsStream::Server(tls))))
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().peer_addr()
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().local_addr()
+    }
+
+    /// Ends this side like a cable that is cut: what was written goes out, then TCP's end, over TLS without `close_notify`.
+    ///
+    /// For passing on a truncation: [`AsyncWrite::poll_shutdown`] would tell the peer that the end was meant.
+    ///
+    /// # Errors
+    ///
+    /// The socket's.
+    pub fn poll_truncate(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls.get_mut().0).poll_shutdown(cx),
+        }
+    }
+
+    /// What the transcript says of TLS with this server; `None` where there is none, and for a client.
+    pub(super) fn describe(&self, mode: &str) -> Option<schema::Tls> {
+        match self {
+            Self::Tls(tls) => match &**tls {
+                TlsStream::Client(tls) => Some(tls::describe(tls.get_ref().1, mode)),
+                TlsStream::Server(_) => None,
+            },
+            Self::Plain(_) => None,
+        }
+    }
+
+    /// The socket below.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    fn plain(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Plain(tcp) => Ok(tcp),
+            Self::Tls(_) => Err(io::Error::other("cannot start TLS inside TLS")),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, octets),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, octets),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::tls::{Authority, Client, Trust, Validity, server_config};
+
+    async fn tcp_pair() -> (Stream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Stream::new(client.unwrap()), Stream::new(server.unwrap().0))
+    }
+
+    fn client(authority: &Authority) -> Client {
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca.path(), authority.pem()).unwrap();
+        Client::new(&Trust::file(ca.path()).unwrap(), "pop.example.net").unwrap()
+    }
+
+    async fn tls_pair() -> (Stream, Stream) {
+        let authority = Authority::new("Test CA").unwrap();
+        let issued = authority.issue(&["pop.example.net"], Validity::days(1)).unwrap();
+        let client = client(&authority);
+        let (ours, theirs) = tcp_pair().await;
+        let server = theirs.accept(server_config(issued.chain, issued.key).unwrap());
+        let (ours, theirs) = tokio::join!(ours.upgrade(&client), server);
+        (ours.unwrap(), theirs.unwrap())
+    }
+
+    async fn truncate(stream: &mut Stream) {
+        poll_fn(|cx| Pin::new(&mut *stream).poll_truncate(cx)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_told_from_an_end_inside_tls() {
+        let (mut ours, mut theirs) = tls_pair().await;
+        theirs.write_all(b"+OK").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        assert_eq!(ours.read_to_end(&mut heard).await.unwrap(), 3);
+
+        let (mut ours, mut theirs) = tls_pair().await;
+        theirs.write_all(b"+OK").await.unwrap();
+        truncate(&mut theirs).await;
+        let mut heard = Vec::new();
+        assert_eq!(ours.read_to_end(&mut heard).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(heard, b"+OK");
+    }
+
+    #[tokio::test]
+    async fn one_side_may_end_while_the_other_goes_on() {
+        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+            ours.shutdown().await.unwrap();
+            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+            theirs.write_all(b"+OK bye\r\n").await.unwrap();
+            truncate(&mut theirs).await;
+            let mut heard = Vec::new();
+            let _ = ours.read_to_end(&mut heard).await;
+            assert_eq!(heard, b"+OK bye\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn slices_are_written_at_once() {
+        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+            assert!(ours.is_write_vectored());
+            let slices = [IoSlice::new(b"RETR "), IoSlice::new(b"1\r\n")];
+            assert_eq!(ours.write_vectored(&slices).await.unwrap(), 8);
+            ours.flush().await.unwrap();
+            let mut heard = [0; 8];
+            theirs.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"RETR 1\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_socket_has_its_options_and_addresses() {
+        for (ours, theirs) in [tcp_pair().await, tls_pair().await] {
+            assert!(ours.tcp().nodelay().unwrap());
+            assert!(SockRef::from(ours.tcp()).keepalive().unwrap());
+            assert_eq!(ours.peer_addr().unwrap(), theirs.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn there_is_no_tls_inside_tls() {
+        let (ours, theirs) = tls_pair().await;
+        let issued = Authority::self_signed(&["pop.example.net"], Validity::days(1)).unwrap();
+        let error = theirs.accept(server_config(issued.chain, issued.key).unwrap()).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot start TLS inside TLS");
+        let client = client(&Authority::new("Test CA").unwrap());
+        assert!(matches!(ours.upgrade(&client).await, Err(HandshakeError::Io(_))));
+    }
+}

@@ -1,0 +1,271 @@
+//! The way to one server, up to the point where a session can be relayed.
+
+use std::{
+    future::Future,
+    io,
+    mem::MaybeUninit,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use time::OffsetDateTime;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    ConnectError, Step, StlsFault, Stream, System, dial,
+    stls::{greeting, negotiate},
+};
+use crate::{
+    config::{Timeouts, TlsMode, Upstream},
+    record::schema,
+    tls::{self, HandshakeError, Trust, TrustError},
+};
+
+/// Connects to one server. Built once, since it holds whom to trust and the TLS sessions to resume.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    host: String,
+    port: u16,
+    security: Security,
+    connect: Duration,
+    handshake: Duration,
+    greeting: Duration,
+}
+
+/// How the hop is protected, with what that takes.
+#[derive(Clone, Debug)]
+enum Security {
+    Plain,
+    Implicit(tls::Client),
+    Stls(tls::Client),
+}
+
+/// A connection over which a session can be relayed.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection; inside TLS where the upstream asks for it.
+    pub stream: Stream,
+    /// The greeting that came before STLS, byte for byte; empty without STLS. **Anybody on the way may have written it.**
+    pub received: Vec<u8>,
+    /// What the transcript says of TLS.
+    pub tls: Option<schema::Tls>,
+    /// The address that answered.
+    pub address: SocketAddr,
+}
+
+/// What a test of the upstream found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The address that answered.
+    pub address: SocketAddr,
+    /// TLS, where there is any.
+    pub tls: Option<schema::Tls>,
+    /// Whole days until the server's certificate expires.
+    pub days_left: Option<i64>,
+    /// The server's greeting without its line end, escaped.
+    pub greeting: String,
+    /// Whether the greeting says that the server would believe XCLIENT from this host.
+    pub xclient: bool,
+}
+
+/// A configuration of TLS that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsConfigError {
+    /// Nobody to trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// No name to verify.
+    #[error(transparent)]
+    Name(#[from] tls::NameError),
+}
+
+impl TlsConfigError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Trust(error) => error.hint(),
+            Self::Name(_) => "give the server's name as its certificate has it",
+        }
+    }
+}
+
+impl Connector {
+    /// For one upstream.
+    ///
+    /// # Errors
+    ///
+    /// When TLS is asked for, and nobody can be trusted or no name verified.
+    pub fn new(upstream: &Upstream, timeouts: &Timeouts) -> Result<Self, TlsConfigError> {
+        let client = || {
+            let trust = Trust::new(upstream.ca_file.as_deref())?;
+            Ok::<_, TlsConfigError>(tls::Client::new(&trust, &upstream.host)?)
+        };
+        let security = match upstream.tls {
+            TlsMode::Plain => Security::Plain,
+            TlsMode::Implicit => Security::Implicit(client()?),
+            TlsMode::Stls => Security::Stls(client()?),
+        };
+        Ok(Self {
+            host: upstream.host.clone(),
+            port: upstream.port,
+            security,
+            connect: timeouts.connect,
+            handshake: timeouts.handshake,
+            greeting: timeouts.greeting,
+        })
+    }
+
+    /// Resolves, connects and starts TLS, each within its time limit.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; the connection is closed then, and no octet but STLS' and the handshake's was sent.
+    pub async fn connect(&self) -> Result<Connected, ConnectError> {
+        // Boxed: what dialling and handshakes need is freed before the caller goes on.
+        Box::pin(async {
+            let dialled = dial(&System, &self.host, self.port, self.connect).await;
+            let (tcp, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
+            self.secure(tcp, address).await
+        })
+        .await
+    }
+
+    /// Tests the server: connects, reads its greeting, says QUIT and closes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; among them a greeting that never comes or is not `+OK`.
+    pub async fn probe(&self) -> Result<Report, ConnectError> {
+        let Connected { mut stream, received, tls, address } = self.connect().await?;
+        let line = if received.is_empty() {
+            let read = self.within_greeting(greeting(&mut stream)).await?;
+            read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))?
+        } else {
+            received
+        };
+        quit(&mut stream).await;
+        let days_left = tls.as_ref().and_then(|tls| tls::days_left(tls, OffsetDateTime::now_utc()));
+        let xclient = line.windows(XCLIENT.len()).any(|octets| octets.eq_ignore_ascii_case(XCLIENT));
+        Ok(Report { address, tls, days_left, greeting: tls::escape(&line), xclient })
+    }
+
+    async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {
+        let stream = Stream::new(tcp);
+        let (stream, received, mode) = match &self.security {
+            Security::Plain => return Ok(Connected { stream, received: Vec::new(), tls: None, address }),
+            Security::Implicit(client) => (self.implicit(stream, client).await?, Vec::new(), "implicit"),
+            Security::Stls(client) => {
+                let (stream, received) = self.stls(stream, client).await?;
+                (stream, received, "stls")
+            }
+        };
+        let tls = stream.describe(mode);
+        Ok(Connected { stream, received, tls, address })
+    }
+
+    async fn implicit(&self, stream: Stream, client: &tls::Client) -> Result<Stream, ConnectError> {
+        match timeout(self.handshake, stream.upgrade(client)).await {
+            Ok(result) => result.map_err(|cause| ConnectError::Tls { server: self.server(), cause }),
+            Err(_) => Err(ConnectError::HandshakeTimeout { server: self.server(), limit: self.handshake, stls: false }),
+        }
+    }
+
+    /// The greeting has its own time limit; STLS, its reply and the handshake share one.
+    async fn stls(&self, mut stream: Stream, client: &tls::Client) -> Result<(Stream, Vec<u8>), ConnectError> {
+        let fault = |cause| self.stls_fault(cause);
+        let received = self.within_greeting(greeting(&mut stream)).await?.map_err(fault)?;
+        let handshake = async {
+            quiet(&stream, Step::Greeting).map_err(fault)?;
+            negotiate(&mut stream).await.map_err(fault)?;
+            quiet(&stream, Step::Reply).map_err(fault)?;
+            stream.upgrade(client).await.map_err(|cause| self.handshake_fault(cause))
+        };
+        match timeout(self.handshake, handshake).await {
+            Ok(upgraded) => Ok((upgraded?, received)),
+            Err(_) => Err(ConnectError::HandshakeTimeout { server: self.server(), limit: self.handshake, stls: true }),
+        }
+    }
+
+    async fn within_greeting<T>(&self, reading: impl Future<Output = T>) -> Result<T, ConnectError> {
+        timeout(self.greeting, reading).await.map_err(|_| ConnectError::GreetingTimeout {
+            server: self.server(),
+            limit: self.greeting,
+            hint: hint_for_silence(self.port),
+        })
+    }
+
+    fn stls_fault(&self, cause: StlsFault) -> ConnectError {
+        self.greeting_fault(cause, |server, cause| ConnectError::Stls { server, cause })
+    }
+
+    /// A server that refuses the session is at one with itself: that is no fault of STLS or TLS.
+    fn greeting_fault(&self, cause: StlsFault, other: fn(String, StlsFault) -> ConnectError) -> ConnectError {
+        match cause {
+            StlsFault::Refused(text) => ConnectError::Refused { server: self.server(), text },
+            cause => other(self.server(), cause),
+        }
+    }
+
+    /// Plain text in place of the handshake, after a clean `+OK`: the same injection, only later.
+    fn handshake_fault(&self, cause: HandshakeError) -> ConnectError {
+        match cause {
+            HandshakeError::PlainText { .. } => self.stls_fault(StlsFault::Injected(Step::Reply)),
+            cause => ConnectError::Tls { server: self.server(), cause },
+        }
+    }
+
+    fn server(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) => SocketAddr::new(address, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// What to try when a `pop3://` or `pop3+stls://` server never greets: one that expects TLS waits for the client to begin.
+#[must_use]
+pub fn silence_hint(upstream: &Upstream) -> String {
+    hint_for_silence(upstream.port)
+}
+
+fn hint_for_silence(port: u16) -> String {
+    let likelihood = if port == 995 { "port 995 is for TLS" } else { "perhaps it expects TLS from the first octet" };
+    format!("{likelihood}: use `pop3s://`")
+}
+
+const XCLIENT: &[u8] = b"[XCLIENT]";
+
+/// How long a server may take to answer QUIT before it is left.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Nobody has logged in, so that QUIT commits nothing (RFC 1939 §5). Whether it arrives does not matter: it is politeness.
+async fn quit(stream: &mut Stream) {
+    let deadline = Instant::now() + FAREWELL;
+    let _ = timeout_at(deadline, async {
+        stream.write_all(b"QUIT\r\n").await?;
+        stream.flush().await?;
+        // Unread, its answer would turn the close into a reset.
+        let _octets = stream.read(&mut [0; 512]).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+/// Fails when the server has sent anything that was not read: asked of the socket itself, since tokio may not know yet.
+fn quiet(stream: &Stream, step: Step) -> Result<(), StlsFault> {
+    match SockRef::from(stream.tcp()).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(0) => Err(StlsFault::Closed(Step::Reply)),
+        Ok(_) => Err(StlsFault::Injected(step)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(cause) => Err(StlsFault::Io { step: Step::Reply, cause }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
