@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! Arguments → command → exit code.
 
 use std::{io::Write as _, process::ExitCode};
@@ -32,4 +29,3 @@ fn explain(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
 }
->>>>>>> config
