@@ -1,0 +1,162 @@
+//! Which session is meant: a prefix of its id, or the newest.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use memchr::memmem;
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use super::{
+    InspectError,
+    lines::Lines,
+    store::{Segment, Store, Stream},
+};
+use crate::record::schema::{Body, Hop, Opened, Record, Summary, Tls};
+
+/// Sessions whose ids begin alike and that are named; more are only said to exist.
+const CANDIDATES: usize = 16;
+
+/// One session: where its events are, and what stands above its conversation.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Its id.
+    pub(super) id: String,
+    /// Segments with events of it, in order.
+    pub(super) segments: Vec<Segment>,
+    /// When and how it began.
+    pub(super) opened: Option<(String, Opened)>,
+    /// TLS with the client, the last if there was more.
+    pub(super) client_tls: Option<Tls>,
+    /// TLS with the server.
+    pub(super) upstream_tls: Option<Tls>,
+    /// Its summary, once it is over, and the line that it stands in.
+    pub(super) summary: Option<(Box<Summary>, Vec<u8>)>,
+}
+
+impl Found {
+    fn take(&mut self, record: Record, line: &[u8]) {
+        match record.body {
+            Body::Opened(opened) => self.opened = Some((record.time, opened)),
+            Body::Tls(tls) if tls.hop == Hop::Client => self.client_tls = Some(tls),
+            Body::Tls(tls) => self.upstream_tls = Some(tls),
+            Body::Session(summary) => self.summary = Some((summary, line.to_owned())),
+            _ => {}
+        }
+    }
+}
+
+/// The one session whose id is `id`, or else the one whose id begins so.
+pub(super) fn find(store: &mut Store<'_>, id: &str) -> Result<Found, InspectError> {
+    let mut finder = Finder { prefix: id.to_ascii_lowercase(), found: BTreeMap::new(), more: false };
+    for stream in [Stream::Events, Stream::Sessions] {
+        for segment in store.segments(stream)? {
+            let Some(mut lines) = store.open(&segment) else { continue };
+            finder.read(&mut lines, (stream == Stream::Events).then_some(&segment));
+            lines.finish(&mut store.reports);
+        }
+    }
+    finder.resolve().map_err(|candidates| match candidates {
+        None => InspectError::Unknown { directory: store.directory(), id: id.to_owned() },
+        Some(candidates) => InspectError::Ambiguous { id: id.to_owned(), candidates },
+    })
+}
+
+struct Finder {
+    prefix: String,
+    found: BTreeMap<String, Found>,
+    more: bool,
+}
+
+impl Finder {
+    fn read(&mut self, lines: &mut Lines, events: Option<&Segment>) {
+        let prefix = self.prefix.clone();
+        let search = memmem::Finder::new(&prefix);
+        while lines.advance() {
+            if search.find(lines.line()).is_none() {
+                continue;
+            }
+            let Some(head) = lines.head().filter(|head| head.session.starts_with(&prefix)) else { continue };
+            let heads_the_page = matches!(head.event.as_ref(), "opened" | "tls" | "session");
+            let Some(found) = self.entry(&head.session) else { continue };
+            if let Some(segment) = events.filter(|segment| found.segments.last() != Some(segment)) {
+                found.segments.push(segment.clone());
+            }
+            if heads_the_page && let Some(record) = lines.record() {
+                found.take(record, lines.line());
+            }
+        }
+    }
+
+    fn entry(&mut self, id: &str) -> Option<&mut Found> {
+        if !self.found.contains_key(id) {
+            if self.found.len() >= CANDIDATES && id != self.prefix {
+                self.more = true;
+                return None;
+            }
+            self.found.insert(id.to_owned(), Found { id: id.to_owned(), ..Found::default() });
+        }
+        self.found.get_mut(id)
+    }
+
+    /// The session; or the candidates, when there are several; or nothing, when there is none.
+    fn resolve(mut self) -> Result<Found, Option<Vec<String>>> {
+        if let Some(exactly) = self.found.remove(&self.prefix) {
+            return Ok(exactly);
+        }
+        match self.found.pop_first() {
+            None => Err(None),
+            Some((_, only)) if self.found.is_empty() => Ok(only),
+            Some((first, _)) => {
+                let more = self.more.then(|| "…".to_owned());
+                Err(Some([first].into_iter().chain(self.found.into_keys()).chain(more).collect()))
+            }
+        }
+    }
+}
+
+/// The id of the session that was opened last.
+///
+/// Segments are read from the one that was written to last, and no further than to where none can hold a younger one.
+pub(super) fn newest(store: &mut Store<'_>) -> Result<String, InspectError> {
+    let mut segments = Vec::new();
+    for stream in [Stream::Events, Stream::Sessions] {
+        segments.extend(store.segments(stream)?.into_iter().map(|segment| (store.modified(&segment).map(stamp), segment)));
+    }
+    segments.sort_by(|one, other| other.cmp(one));
+    let mut newest: Option<(String, String)> = None;
+    for (modified, segment) in segments {
+        if newest.as_ref().is_some_and(|(start, _)| modified.is_some_and(|modified| *start > modified)) {
+            break;
+        }
+        let Some(mut lines) = store.open(&segment) else { continue };
+        newest = newest.max(newest_of(&mut lines));
+        lines.finish(&mut store.reports);
+    }
+    newest.map(|(_, id)| id).ok_or_else(|| InspectError::Empty(store.directory()))
+}
+
+fn newest_of(lines: &mut Lines) -> Option<(String, String)> {
+    let searches = ["\"opened\"", "\"session\""].map(memmem::Finder::new);
+    let mut newest = None;
+    while lines.advance() {
+        if searches.iter().all(|search| search.find(lines.line()).is_none()) {
+            continue;
+        }
+        if lines.head().is_none_or(|head| head.event != "opened" && head.event != "session") {
+            continue;
+        }
+        let Some(record) = lines.record() else { continue };
+        let start = match record.body {
+            Body::Session(summary) => summary.start,
+            _ => record.time,
+        };
+        newest = newest.max(Some((start, record.session)));
+    }
+    newest
+}
+
+/// A time as the transcript writes it, a second later: clocks of file systems lag a little.
+fn stamp(time: SystemTime) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+    (OffsetDateTime::from(time) + time::Duration::SECOND).format(FORMAT).unwrap_or_default()
+}

@@ -1,0 +1,92 @@
+//! The conversation as it passes, on a terminal.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use super::{
+    human,
+    paint::{Line, Look},
+    render::{self, Conversation},
+    view,
+};
+use crate::record::schema::{Body, Record};
+
+/// Sessions that are remembered. Beyond that (the ends of some were lost) all are forgotten: their numbering starts anew.
+const REMEMBERED: usize = 16_384;
+
+/// How much of a session's id stands before its lines when several are at work.
+const SHORT: usize = 5;
+
+/// The live view: each record becomes a line or a few; each session ends with its verdict.
+///
+/// It writes at once and blocks when the terminal does; whoever feeds it decides what to drop then, and says so with
+/// [`lost`](Self::lost). When the output is closed it falls silent.
+pub struct Terminal<W> {
+    out: W,
+    colour: bool,
+    sessions: BTreeMap<String, Conversation>,
+    closed: bool,
+}
+
+impl Terminal<io::Stdout> {
+    /// On standard output, in colour where that suits it (`NO_COLOR` is honoured).
+    #[must_use]
+    pub fn stdout() -> Self {
+        Self::new(io::stdout(), view::coloured())
+    }
+}
+
+impl<W: Write> Terminal<W> {
+    /// On any output.
+    pub fn new(out: W, colour: bool) -> Self {
+        Self { out, colour, sessions: BTreeMap::new(), closed: false }
+    }
+
+    /// Shows a record.
+    pub fn show(&mut self, record: &Record) {
+        if self.sessions.len() >= REMEMBERED {
+            self.sessions.clear();
+        }
+        let conversation = self.sessions.entry(record.session.clone()).or_default();
+        let mut lines = conversation.lines(record, None);
+        lines.extend(hint(&record.body));
+        self.write(&record.session, &lines);
+        if let Body::Session(_) = record.body {
+            self.sessions.remove(&record.session);
+        }
+    }
+
+    /// Says that so many records were dropped, because this terminal is too slow.
+    pub fn lost(&mut self, records: u64) {
+        let text = format!("{} not shown: this terminal is too slow; the transcript is not concerned", human::plural(records, "record"));
+        self.write("", &[render::alarm(Look::Gap, &text)]);
+    }
+
+    fn write(&mut self, session: &str, lines: &[Line]) {
+        // An output that went away must not stop the proxy, and nobody is left to be told.
+        self.closed = self.closed || self.try_write(session, lines).is_err();
+    }
+
+    fn try_write(&mut self, session: &str, lines: &[Line]) -> io::Result<()> {
+        let several = self.sessions.len() > 1;
+        let short: String = session.chars().take(SHORT).collect();
+        for line in lines {
+            let prefix = if several { format!("{short:SHORT$} ") } else { String::new() };
+            Line::new(Look::Dim, &prefix).then(line.clone()).write(&mut self.out, self.colour)?;
+        }
+        self.out.flush()
+    }
+}
+
+/// What to do about a session that could not be read.
+fn hint(body: &Body) -> Option<Line> {
+    match body {
+        Body::Opaque(opaque) if opaque.reason == "starttls" => {
+            let text = "the client started TLS with the server; I can't read on; `--stls refuse` to see everything";
+            Some(Line::new(Look::Plain, &" ".repeat(10)).then(render::remark(Look::Opaque, text)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,306 @@
+//! One record → its lines of text. The live view and `sessions show` look the same because both come from here.
+
+use super::{
+    human,
+    paint::{Line, Look},
+    pairing::Pairing,
+};
+use crate::record::schema::{
+    Anomaly, Body, ClientData, Closed, Command, Content, Decision, Gap, Greeting, Hop, Opaque, Opened, Record, Reply, Sasl,
+    Summary, Text, Tls, Unsolicited,
+};
+
+/// A listing of at most this many lines is shown line by line; a longer one is folded.
+const SHORT_LISTING: u64 = 24;
+
+/// A reply that took at least this many microseconds shows it.
+const SLOW: u64 = 100_000;
+
+/// One session as a conversation. It remembers only what is outstanding.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conversation {
+    pairing: Pairing,
+}
+
+impl Conversation {
+    /// The lines of a record, the first with its time in seconds since the session was opened.
+    pub(super) fn lines(&mut self, record: &Record, next: Option<&Record>) -> Vec<Line> {
+        let number = self.pairing.number(&record.body, next.map(|next| &next.body));
+        let mut time = format!("+{}.{:03}", record.at_us / 1_000_000, record.at_us / 1000 % 1000);
+        let mut lines = Vec::new();
+        for line in body(&record.session, &record.body, number) {
+            lines.push(Line::new(Look::Dim, &format!("{time:>8}  ")).then(line));
+            time.clear();
+        }
+        lines
+    }
+}
+
+fn body(session: &str, body: &Body, number: Option<u64>) -> Vec<Line> {
+    match body {
+        Body::Opened(opened) => self::opened(session, opened),
+        Body::Tls(tls) => vec![self::tls(tls)],
+        Body::Greeting(greeting) => vec![self::greeting(greeting)],
+        Body::Command(command) => vec![self::command(command, number)],
+        Body::Sasl(sasl) => vec![self::sasl(sasl)],
+        Body::Reply(reply) => vec![self::reply(reply, number)],
+        Body::Content(content) => self::content(content, number),
+        Body::ClientData(data) => vec![client_data(data)],
+        Body::Unsolicited(line) => vec![unsolicited(line)],
+        Body::Decision(decision) => vec![self::decision(decision)],
+        Body::Opaque(opaque) => vec![self::opaque(opaque)],
+        Body::Anomaly(anomaly) => vec![self::anomaly(anomaly)],
+        Body::Gap(gap) => vec![self::gap(gap)],
+        Body::Closed(closed) => self::closed(closed),
+        Body::Session(summary) => vec![verdict(summary)],
+    }
+}
+
+fn opened(session: &str, opened: &Opened) -> Vec<Line> {
+    let Opened { client, listener, upstream, credentials_revealed } = opened;
+    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client} → {listener} → {upstream}"))];
+    if *credentials_revealed {
+        lines.push(alarm(Look::Anomaly, "the passwords of this session are written down; do not share it"));
+    }
+    lines
+}
+
+fn tls(tls: &Tls) -> Line {
+    let Tls { mode, version, cipher, .. } = tls;
+    let mut text = format!("TLS with {} ({mode}): {version}, {cipher}", whom(tls.hop));
+    for (word, field) in [("certificate", &tls.subject), ("issued by", &tls.issuer), ("valid until", &tls.not_after)] {
+        if let Some(field) = field {
+            text += &format!("; {word} {field}");
+        }
+    }
+    remark(Look::Tls, &text)
+}
+
+fn greeting(greeting: &Greeting) -> Line {
+    said(Hop::Upstream, None, &greeting.line)
+}
+
+fn command(command: &Command, number: Option<u64>) -> Line {
+    let mut line = said(Hop::Client, number, &command.line);
+    if let (Some(mechanism), Some(user)) = (&command.mechanism, &command.user) {
+        line = aside(line, &format!("{mechanism}, user {user}"));
+    }
+    if !command.forwarded {
+        line = aside(line, "not forwarded");
+    }
+    line
+}
+
+fn sasl(sasl: &Sasl) -> Line {
+    let line = Line::new(look_of(sasl.from), tag(sasl.from));
+    let kind = match sasl.from {
+        Hop::Client => "response",
+        Hop::Upstream => "challenge",
+    };
+    let line = match &sasl.revealed {
+        Some(text) => line.with(look_of(sasl.from), text),
+        None if sasl.cancel => line.with(look_of(sasl.from), "*"),
+        None => line.with(Look::Dim, &format!("<SASL {kind}, {}>", human::plural(sasl.octets, "octet"))),
+    };
+    match &sasl.user {
+        Some(user) => aside(line, &format!("user {user}")),
+        None => line,
+    }
+}
+
+fn reply(reply: &Reply, number: Option<u64>) -> Line {
+    let mut line = said(Hop::Upstream, number, &reply.line);
+    if reply.local {
+        line = aside(line, "written by poptap, not by the server");
+    }
+    if reply.latency_us >= SLOW {
+        line = aside(line, &format!("after {}", human::duration(reply.latency_us)));
+    }
+    line
+}
+
+fn content(content: &Content, number: Option<u64>) -> Vec<Line> {
+    let whole = content.listing.len() as u64 == content.lines && content.lines <= SHORT_LISTING && content.complete;
+    let mut lines = if whole && content.policy.is_none() {
+        let lines = content.listing.iter().map(String::as_str).chain(["."]);
+        lines.map(|line| numbered(Hop::Upstream, number).with(Look::Server, line)).collect()
+    } else {
+        vec![folded(content, number)]
+    };
+    lines.extend(content.kept.iter().map(|piece| {
+        let place = format!("kept in {} at {}, {}", piece.file, piece.offset, human::plural(piece.length, "octet"));
+        Line::new(Look::Dim, "   [").with(Look::Dim, &place).with(Look::Dim, "]")
+    }));
+    if !content.complete {
+        lines.push(alarm(Look::Anomaly, "cut short: the server went away before the end"));
+    }
+    lines
+}
+
+fn folded(content: &Content, number: Option<u64>) -> Line {
+    let kind = match content.keyword.as_str() {
+        "RETR" => "message",
+        "TOP" => "top of a message",
+        _ => "listing",
+    };
+    let mut text = format!("[{kind}: {}, {}", human::plural(content.lines, "line"), human::octets(content.size));
+    if let Some(digest) = &content.sha256 {
+        text += &format!(", sha256 {}…", digest.chars().take(8).collect::<String>());
+    }
+    if !content.listing.is_empty() {
+        let begin: Vec<&str> = content.listing.iter().take(3).map(String::as_str).collect();
+        let more = if begin.len() as u64 == content.lines { "" } else { " | …" };
+        text += &format!(": {}{more}", begin.join(" | "));
+    }
+    numbered(Hop::Upstream, number).with(Look::Server, &text).with(Look::Server, "]")
+}
+
+fn client_data(data: &ClientData) -> Line {
+    let line = Line::new(Look::Client, tag(Hop::Client)).with(Look::Client, &format!("[message: {}]", human::octets(data.octets)));
+    if data.complete { line } else { aside(line, "cut short: the client went away before the end") }
+}
+
+fn unsolicited(unsolicited: &Unsolicited) -> Line {
+    aside(said(Hop::Upstream, None, &unsolicited.line), "answers nothing")
+}
+
+fn decision(decision: &Decision) -> Line {
+    let done = match decision.action.as_str() {
+        "answer" => "answers it instead of the server",
+        "remove-line" => "leaves a line out of the server's answer",
+        "edit-line" => "changes a line of the server's",
+        "close" => "closes the session",
+        other => other,
+    };
+    let command = decision.n.map_or_else(String::new, |n| format!("command {n}: "));
+    remark(Look::Own, &format!("{command}poptap {done} (rule {})", decision.rule))
+}
+
+fn opaque(opaque: &Opaque) -> Line {
+    let mut text = format!("opaque from here on: {}; octets still pass, but are not understood", opaque.explanation);
+    if opaque.dropped_replies > 0 {
+        text += &format!("; {} of poptap's own could not be placed", human::plural(opaque.dropped_replies, "answer"));
+    }
+    remark(Look::Opaque, &text)
+}
+
+fn anomaly(anomaly: &Anomaly) -> Line {
+    let fault = anomaly.fault.map_or_else(String::new, |hop| format!("{}'s fault: ", whom(hop)));
+    let place = anomaly.offset.map_or_else(String::new, |offset| format!(", behind {}", human::plural(offset, "octet")));
+    alarm(Look::Anomaly, &format!("{fault}{} ({}{place})", anomaly.explanation, anomaly.id))
+}
+
+fn gap(gap: &Gap) -> Line {
+    let why = match gap.reason.as_str() {
+        "full" => "the transcript's buffer was full",
+        "error" => "the transcript could not be written",
+        other => other,
+    };
+    let [client, upstream] = [gap.client_octets, gap.upstream_octets].map(human::octets);
+    let mut text = format!("{} missing here, since {why}: {client} of the client's, {upstream} of the server's", human::plural(gap.events, "event"));
+    if gap.content_octets > 0 {
+        text += &format!(", and {} of content that was to be kept", human::octets(gap.content_octets));
+    }
+    alarm(Look::Gap, &text)
+}
+
+fn closed(closed: &Closed) -> Vec<Line> {
+    let by = match closed.by.as_str() {
+        "client" => "the client",
+        "upstream" => "the server",
+        other => other,
+    };
+    let detail = closed.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    let mut lines = vec![remark(Look::Own, &format!("closed by {by} ({}){detail}", closed.reason))];
+    lines.extend(undelivered(closed.client_undelivered, closed.upstream_undelivered));
+    lines
+}
+
+/// What was received and could not be delivered, when there is any.
+pub(super) fn undelivered(client: u64, upstream: u64) -> Vec<Line> {
+    let lost = [(client, "of the client's never reached the server"), (upstream, "of the server's never reached the client")];
+    let lost = lost.into_iter().filter(|(octets, _)| *octets > 0);
+    lost.map(|(octets, what)| alarm(Look::Gap, &format!("{} {what}", human::octets(octets)))).collect()
+}
+
+/// How a session ended, in words.
+pub(super) fn verdict(summary: &Summary) -> Line {
+    Line::new(Look::Strong, "== ").with(Look::Strong, &summary.verdict)
+}
+
+/// Something of poptap's own.
+pub(super) fn remark(look: Look, text: &str) -> Line {
+    Line::new(look, "-- ").with(look, text)
+}
+
+/// Something that a reader must not overlook.
+pub(super) fn alarm(look: Look, text: &str) -> Line {
+    Line::new(look, "!! ").with(look, text)
+}
+
+/// A line of the client's or the server's, as far as it was kept.
+fn said(by: Hop, number: Option<u64>, text: &Text) -> Line {
+    let mut line = numbered(by, number);
+    if let Some(text) = &text.text {
+        line = line.with(look_of(by), text);
+    }
+    if text.cut {
+        line = line.with(Look::Dim, &format!("… (the beginning of {})", human::octets(text.octets)));
+    }
+    if let Some(why) = &text.redacted {
+        let blank = if text.text.as_ref().is_some_and(|text| !text.is_empty()) { " " } else { "" };
+        line = line.with(Look::Dim, blank).with(Look::Dim, &withheld(why, text));
+    }
+    match text.line_end.as_deref() {
+        None => line,
+        Some("lf") => aside(line, "ends in a bare LF"),
+        Some("none") => aside(line, "has no line end"),
+        Some(other) => aside(line, other),
+    }
+}
+
+/// What stands in the place of text that is not kept. The octets are those of the whole line.
+fn withheld(why: &str, text: &Text) -> String {
+    let octets = human::plural(text.octets, "octet");
+    match why {
+        "secret" => format!("<withheld, {octets}>"),
+        "unknown" => format!("<unknown, so withheld, {octets}>"),
+        "echo" => format!("<withheld, since it repeats a secret, {octets}>"),
+        "user" if text.text.is_some() => "<user name hashed>".to_owned(),
+        "user" => format!("<withheld, since it names the user, {octets}>"),
+        other => format!("<withheld: {other}, {octets}>"),
+    }
+}
+
+fn numbered(by: Hop, number: Option<u64>) -> Line {
+    let line = Line::new(look_of(by), tag(by));
+    match number {
+        Some(number) => line.with(Look::Dim, &format!("[{number}] ")),
+        None => line,
+    }
+}
+
+fn aside(line: Line, text: &str) -> Line {
+    line.with(Look::Dim, "  (").with(Look::Dim, text).with(Look::Dim, ")")
+}
+
+fn tag(by: Hop) -> &'static str {
+    match by {
+        Hop::Client => "C: ",
+        Hop::Upstream => "S: ",
+    }
+}
+
+fn look_of(by: Hop) -> Look {
+    match by {
+        Hop::Client => Look::Client,
+        Hop::Upstream => Look::Server,
+    }
+}
+
+fn whom(hop: Hop) -> &'static str {
+    match hop {
+        Hop::Client => "the client",
+        Hop::Upstream => "the server",
+    }
+}
