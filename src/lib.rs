@@ -5,4 +5,3 @@ pub mod inspect;
 pub mod pop3;
 pub mod record;
 pub mod tap;
-

@@ -160,3 +160,58 @@ fn stamp(time: SystemTime) -> String {
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
     (OffsetDateTime::from(time) + time::Duration::SECOND).format(FORMAT).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Which, testing::*};
+
+    const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
+
+    fn id(text: &str) -> Which {
+        Which::Id(text.to_owned())
+    }
+
+    #[test]
+    fn prefixes() {
+        let sessions = ["ab1", "ab12", "ac99"].map(|id| summary(id, 0, "bob", "complete")).concat();
+        let shelf = Shelf::new().with(SESSIONS, sessions);
+        for (prefix, found) in [("ab1", "ab1"), ("ab12", "ab12"), ("ac", "ac99"), ("AC", "ac99")] {
+            assert!(shelf.show(prefix, TEXT).0.starts_with(&format!("session   {found}\n")), "{prefix}");
+        }
+        assert_eq!(shelf.error(&id("a")), "several sessions have an id that begins with `a`: ab1, ab12, ac99; give more of it");
+        assert_eq!(
+            shelf.error(&id("x\x1b")),
+            "no session in `DIR` has an id that begins with `x\\x1B`; `poptap sessions list` shows them all"
+        );
+    }
+
+    #[test]
+    fn many_candidates_are_not_all_named_and_hide_no_whole_id() {
+        let ids = (0..100).map(|number| format!("s{number}")).collect::<Vec<_>>();
+        let shelf = Shelf::new().with(SESSIONS, ids.iter().map(|id| summary(id, 0, "bob", "complete")).collect::<String>());
+        assert!(shelf.error(&id("s")).ends_with("s8, s9, …; give more of it"));
+        assert!(shelf.show("s99", TEXT).0.starts_with("session   s99\n"));
+        assert!(shelf.show("s9", TEXT).0.starts_with("session   s9\n"));
+    }
+
+    #[test]
+    fn nothing_there() {
+        assert_eq!(
+            Shelf::new().error(&Which::Last),
+            "no session is recorded in `DIR` yet; `poptap run --transcript DIR URL` records there"
+        );
+    }
+
+    #[test]
+    fn an_old_file_cannot_hide_a_younger_session() {
+        let shelf = Shelf::new()
+            .with(SESSIONS, summary("old", 1, "bob", "complete"))
+            .with("sessions-20261123T062000Z-99-1.jsonl", summary("new", 2, "bob", "complete"));
+        let old = std::fs::File::options().append(true).open(shelf.path().join("sessions-20261123T062000Z-99-1.jsonl")).unwrap();
+        // Written to at 06:30:03, when the younger one ended; the other file is of now, since it was just copied.
+        old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_415_403)).unwrap();
+        let mut out = Vec::new();
+        super::super::show(shelf.path(), &Which::Last, TEXT, &mut out, &mut Vec::new()).unwrap();
+        assert!(out.starts_with(b"session   new\n"));
+    }
+}

@@ -65,7 +65,14 @@ mod tests {
 
     #[test]
     fn durations() {
-        let cases = [(0, "0 ms"), (999, "0 ms"), (120_000, "120 ms"), (1_250_000, "1.2 s"), (59_990_000, "59.9 s"), (125_000_000, "2m 5s")];
+        let cases = [
+            (0, "0 ms"),
+            (999, "0 ms"),
+            (120_000, "120 ms"),
+            (1_250_000, "1.2 s"),
+            (59_990_000, "59.9 s"),
+            (125_000_000, "2m 5s"),
+        ];
         for (microseconds, text) in cases {
             assert_eq!(duration(microseconds), text);
         }

@@ -16,7 +16,7 @@ use crate::record::schema::{Record, VERSION};
 /// The longest line that is read, in octets. The longest that is written holds a listing of 64 KiB, escaped.
 const LONGEST: usize = 4 * 1024 * 1024;
 
-/// The lines of one segment. Memory: one line of at most [`LONGEST`] octets, one buffer, and the decompressor's window.
+/// The lines of one segment. Those that nobody asks about are only checked for their outline, which is cheap. Memory: one line of at most [`LONGEST`] octets, one buffer, and the decompressor's window.
 pub(super) struct Lines {
     name: String,
     reader: Box<dyn BufRead>,
@@ -40,8 +40,11 @@ impl Lines {
     /// Reads `file`, which is called `name` in reports; a name that ends in `.zst` is decompressed.
     pub(super) fn new(name: String, file: File) -> io::Result<Self> {
         let compressed = name.ends_with(".zst");
-        let reader: Box<dyn BufRead> =
-            if compressed { Box::new(BufReader::new(zstd::Decoder::new(file)?)) } else { Box::new(BufReader::with_capacity(64 * 1024, file)) };
+        let reader: Box<dyn BufRead> = if compressed {
+            Box::new(BufReader::new(zstd::Decoder::new(file)?))
+        } else {
+            Box::new(BufReader::with_capacity(64 * 1024, file))
+        };
         Ok(Self { name, reader, line: Vec::new(), faults: Faults::default() })
     }
 
@@ -177,8 +180,11 @@ impl Reports {
     pub(super) fn write(&self, err: &mut dyn Write) -> io::Result<()> {
         for (name, faults) in &self.files {
             let name = harmless(name);
-            let kinds =
-                [(faults.torn, "torn line"), (faults.unreadable, "unreadable line"), (faults.foreign, "line of another version of poptap")];
+            let kinds = [
+                (faults.torn, "torn line"),
+                (faults.unreadable, "unreadable line"),
+                (faults.foreign, "line of another version of poptap"),
+            ];
             for (number, kind) in kinds.into_iter().filter(|(number, _)| *number > 0) {
                 writeln!(err, "{} skipped in {name}", many(number, kind))?;
             }
@@ -195,5 +201,72 @@ fn many(number: u64, kind: &str) -> String {
     match kind.split_once(" of ") {
         Some((noun, rest)) => format!("{} of {rest}", human::plural(number, noun)),
         None => human::plural(number, kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+
+    const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
+
+    /// What `list` still shows, and what it reports.
+    fn listed(name: &str, content: &[u8]) -> (Vec<String>, String) {
+        let (out, err) = Shelf::new().with(name, content).list(JSON);
+        (out.lines().map(|line| record(line).session).collect(), err)
+    }
+
+    #[test]
+    fn a_torn_last_line() {
+        let whole = summary("one", 0, "bob", "complete");
+        let torn = &whole.as_bytes()[..40];
+        let reported = format!("1 torn line skipped in {SESSIONS}\n");
+        let nuls = [0; 100];
+        for tail in [torn, &[torn, b"\n"].concat(), &nuls] {
+            assert_eq!(
+                listed(SESSIONS, &[whole.as_bytes(), tail].concat()),
+                (vec!["one".to_owned()], reported.clone()),
+                "{tail:?}"
+            );
+        }
+        assert_eq!(listed(SESSIONS, whole.trim_end().as_bytes()), (vec![], reported));
+    }
+
+    #[test]
+    fn unreadable_and_foreign_lines_in_the_middle() {
+        let foreign = summary("two", 0, "bob", "complete").replace("\"v\":1", "\"v\":2");
+        let incomplete = "{\"v\":1,\"session\":\"three\",\"event\":\"session\"}\n";
+        let content =
+            ["nonsense\n", "\u{e9}{\"session\"}\n", &foreign, incomplete, &summary("one", 0, "bob", "complete")].concat();
+        let reports =
+            format!("2 unreadable lines skipped in {SESSIONS}\n2 lines of another version of poptap skipped in {SESSIONS}\n");
+        assert_eq!(listed(SESSIONS, content.as_bytes()), (vec!["one".to_owned()], reports));
+    }
+
+    #[test]
+    fn a_line_without_end_costs_no_memory() {
+        let mut content = vec![b'x'; 2 * super::LONGEST];
+        content.push(b'\n');
+        content.extend(summary("one", 0, "bob", "complete").bytes());
+        let reports = format!("1 unreadable line skipped in {SESSIONS}\n");
+        assert_eq!(listed(SESSIONS, &content), (vec!["one".to_owned()], reports));
+    }
+
+    #[test]
+    fn compressed_and_torn() {
+        let content: String =
+            (0..20_000).map(|number| summary(&format!("s{number}"), 0, &format!("{}", number * 7919), "complete")).collect();
+        let packed = zstd::encode_all(content.as_bytes(), 3).unwrap();
+        let name = format!("{SESSIONS}.zst");
+        assert_eq!(listed(&name, &packed), ((0..20_000).map(|number| format!("s{number}")).collect(), String::new()));
+        let (sessions, reports) = listed(&name, &packed[..packed.len() / 2]);
+        assert!(!sessions.is_empty() && sessions.len() < 20_000, "{}", sessions.len());
+        assert!(reports.contains(&format!("{name} could not be read to its end: ")), "{reports}");
+    }
+
+    #[test]
+    fn a_file_that_is_read_twice_is_reported_once() {
+        let shelf = Shelf::new().with("events-20261123T063000Z-100-1.jsonl", opened("one", 0) + "torn");
+        assert_eq!(shelf.show("one", TEXT).1, "1 torn line skipped in events-20261123T063000Z-100-1.jsonl\n");
     }
 }

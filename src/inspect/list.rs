@@ -196,3 +196,90 @@ fn unique_length(rows: &[Row]) -> usize {
     let common = |pair: &[&str]| pair[0].chars().zip(pair[1].chars()).take_while(|(one, other)| one == other).count();
     ids.windows(2).map(|pair| common(pair) + 1).max().unwrap_or_default().max(6)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::{super::testing::*, *};
+
+    const EVENTS: &str = "events-20261123T063000Z-100-1.jsonl";
+    const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
+
+    fn three_sessions() -> Shelf {
+        let sessions = summary("bbbbbbbbbbbb", 9, "carol", "login refused by the server")
+            + &summary("aaaaaaaaaaaa", 3, "bob", "complete: 1 message, 34 kB").replace("\"user\":\"bob\",", "");
+        let events = opened("bbbbbbbbbbbb", 9000) + &opened("cccccccccccc", 12_000) + &conversation("aaaaaaaaaaaa");
+        Shelf::new().with(SESSIONS, sessions).with(EVENTS, events)
+    }
+
+    #[test]
+    fn a_table_newest_last() {
+        let (table, reports) = three_sessions().list(TEXT);
+        assert_eq!(reports, "");
+        assert_eq!(table, TABLE);
+    }
+
+    const TABLE: &str = "\
+ID      START (UTC)          CLIENT           USER   UPSTREAM                 TLS              COMMANDS  MESSAGES  OCTETS  LASTED  ENDED
+aaaaaa  2026-11-23 06:30:03  127.0.0.1:50312  -      pop3s://pop.example.net  plain → TLSv1.3         6         1   35 kB   1.2 s  complete: 1 message, 34 kB
+bbbbbb  2026-11-23 06:30:09  127.0.0.1:50312  carol  pop3s://pop.example.net  plain → TLSv1.3         6         1   35 kB   1.2 s  login refused by the server
+cccccc  2026-11-23 06:30:12  127.0.0.1:50312  -      pop3s://pop.example.net  -                       -         -       -       -  running or lost
+";
+
+    #[test]
+    fn cut_to_the_terminal() {
+        let (table, _) = three_sessions().list(View { width: Some(30), ..TEXT });
+        assert_eq!(table.lines().nth(1), Some("aaaaaa  2026-11-23 06:30:03  …"));
+        assert!(table.lines().all(|line| line.chars().count() <= 30), "{table}");
+    }
+
+    #[test]
+    fn json_is_the_summaries_and_then_what_has_none() {
+        let (text, _) = three_sessions().list(JSON);
+        let events: Vec<_> =
+            text.lines().map(|line| (record(line).session, matches!(record(line).body, Body::Session(_)))).collect();
+        let expected = [("bbbbbbbbbbbb", true), ("aaaaaaaaaaaa", true), ("cccccccccccc", false)];
+        assert_eq!(events, expected.map(|(id, summary)| (id.to_owned(), summary)));
+    }
+
+    #[test]
+    fn ids_are_as_long_as_it_takes_to_tell_them_apart() {
+        let sessions = ["aaaaaaaa1234", "aaaaaaaa2234"].map(|id| summary(id, 0, "bob", "complete")).concat();
+        let (table, _) = Shelf::new().with(SESSIONS, sessions).list(TEXT);
+        assert!(table.contains("\naaaaaaaa1  2026") && table.contains("\naaaaaaaa2  2026"), "{table}");
+    }
+
+    #[test]
+    fn a_hostile_user_name_stays_in_its_cell() {
+        let (table, _) = Shelf::new().with(SESSIONS, summary("ab", 0, "\\t\\n\\u001b[2J", "complete")).list(TEXT);
+        assert!(table.contains("  \\x09\\x0A\\x1B[2J  "), "{table}");
+        assert_eq!(table.lines().count(), 2);
+    }
+
+    #[test]
+    fn no_session_is_said_and_is_no_failure() {
+        let shelf = Shelf::new();
+        let (table, reports) = shelf.list(TEXT);
+        let place = shelf.path().display();
+        assert_eq!(table, "");
+        assert_eq!(
+            reports,
+            format!("no session is recorded in `{place}` yet; `poptap run --transcript {place} URL` records there\n")
+        );
+    }
+
+    #[test]
+    fn a_hundred_thousand_sessions() {
+        let (mut sessions, mut events) = (String::new(), String::new());
+        for number in 0..100_000 {
+            let id = format!("{number:012}");
+            write!(sessions, "{}", summary(&id, number % 60, "bob", "complete")).unwrap();
+            write!(events, "{}", opened(&id, number % 60 * 1000)).unwrap();
+        }
+        let packed = zstd::encode_all(events.as_bytes(), 1).unwrap();
+        let (table, reports) = Shelf::new().with(SESSIONS, sessions).with(&format!("{EVENTS}.zst"), packed).list(TEXT);
+        assert_eq!((table.lines().count(), reports), (100_001, String::new()));
+        assert!(table.ends_with("complete\n") && !table.contains("running or lost"));
+    }
+}

@@ -156,7 +156,8 @@ fn folded(content: &Content, number: Option<u64>) -> Line {
 }
 
 fn client_data(data: &ClientData) -> Line {
-    let line = Line::new(Look::Client, tag(Hop::Client)).with(Look::Client, &format!("[message: {}]", human::octets(data.octets)));
+    let line =
+        Line::new(Look::Client, tag(Hop::Client)).with(Look::Client, &format!("[message: {}]", human::octets(data.octets)));
     if data.complete { line } else { aside(line, "cut short: the client went away before the end") }
 }
 
@@ -186,7 +187,7 @@ fn opaque(opaque: &Opaque) -> Line {
 
 fn anomaly(anomaly: &Anomaly) -> Line {
     let fault = anomaly.fault.map_or_else(String::new, |hop| format!("{}'s fault: ", whom(hop)));
-    let place = anomaly.offset.map_or_else(String::new, |offset| format!(", behind {}", human::plural(offset, "octet")));
+    let place = anomaly.offset.map_or_else(String::new, |offset| format!(", at octet {offset}"));
     alarm(Look::Anomaly, &format!("{fault}{} ({}{place})", anomaly.explanation, anomaly.id))
 }
 
@@ -197,7 +198,10 @@ fn gap(gap: &Gap) -> Line {
         other => other,
     };
     let [client, upstream] = [gap.client_octets, gap.upstream_octets].map(human::octets);
-    let mut text = format!("{} missing here, since {why}: {client} of the client's, {upstream} of the server's", human::plural(gap.events, "event"));
+    let mut text = format!(
+        "{} missing here, since {why}: {client} of the client's, {upstream} of the server's",
+        human::plural(gap.events, "event")
+    );
     if gap.content_octets > 0 {
         text += &format!(", and {} of content that was to be kept", human::octets(gap.content_octets));
     }
@@ -302,5 +306,94 @@ fn whom(hop: Hop) -> &'static str {
     match hop {
         Hop::Client => "the client",
         Hop::Upstream => "the server",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::*, *};
+
+    /// The text of one record, without its time.
+    fn text(body: &str) -> String {
+        let lines = Conversation::default().lines(&record(&line("ab12", 0, body)), None);
+        let mut out = Vec::new();
+        lines.iter().for_each(|line| line.write(&mut out, false).unwrap());
+        String::from_utf8(out).unwrap().lines().map(|line| line[10..].to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn every_kind_of_record_explains_itself() {
+        let cases = [
+            (
+                r#""event":"opened","client":"c","listener":"l","upstream":"u","credentials_revealed":true"#,
+                "-- session ab12: c → l → u\n!! the passwords of this session are written down; do not share it",
+            ),
+            (
+                r#""event":"command","n":3,"keyword":"AUTH","text":"AUTH PLAIN","redacted":"secret","octets":40,"offset":0,"mechanism":"PLAIN","user":"bob","forwarded":false"#,
+                "C: AUTH PLAIN <withheld, 40 octets>  (PLAIN, user bob)  (not forwarded)",
+            ),
+            (
+                r#""event":"command","n":3,"keyword":"USER","text":"USER user:0011","redacted":"user","octets":40,"offset":0,"forwarded":true,"line_end":"lf""#,
+                "C: USER user:0011 <user name hashed>  (ends in a bare LF)",
+            ),
+            (
+                r#""event":"command","n":3,"keyword":"NOOP","text":"NOOP xx","octets":4096,"offset":0,"forwarded":true,"cut":true,"line_end":"none""#,
+                "C: NOOP xx… (the beginning of 4.1 kB)  (has no line end)",
+            ),
+            (
+                r#""event":"sasl","from":"client","auth":3,"n":4,"octets":24,"offset":0,"user":"bob""#,
+                "C: <SASL response, 24 octets>  (user bob)",
+            ),
+            (r#""event":"sasl","from":"upstream","auth":3,"octets":4,"offset":0"#, "S: <SASL challenge, 4 octets>"),
+            (r#""event":"sasl","from":"client","auth":3,"n":4,"octets":3,"offset":0,"cancel":true"#, "C: *"),
+            (r#""event":"sasl","from":"client","auth":3,"n":4,"octets":3,"offset":0,"revealed":"AGJvYg==""#, "C: AGJvYg=="),
+            (
+                r#""event":"reply","n":1,"keyword":"STLS","status":"-ERR","text":"-ERR no","octets":9,"offset":0,"latency_us":1,"local":true"#,
+                "S: -ERR no  (written by poptap, not by the server)",
+            ),
+            (
+                r#""event":"content","n":1,"keyword":"RETR","octets":1,"size":1,"lines":1,"complete":false,"total_us":1,"policy":"none""#,
+                "S: [message: 1 line, 1 octet]\n!! cut short: the server went away before the end",
+            ),
+            (
+                r#""event":"content","n":1,"keyword":"LIST","octets":1,"size":40000,"lines":2000,"complete":true,"total_us":1,"listing":["1 2","2 3","3 4"]"#,
+                "S: [listing: 2000 lines, 40 kB: 1 2 | 2 3 | 3 4 | …]",
+            ),
+            (
+                r#""event":"client-data","n":1,"octets":1234,"complete":false"#,
+                "C: [message: 1.2 kB]  (cut short: the client went away before the end)",
+            ),
+            (
+                r#""event":"unsolicited","status":"?","redacted":"unknown","octets":9,"offset":0"#,
+                "S: <unknown, so withheld, 9 octets>  (answers nothing)",
+            ),
+            (
+                r#""event":"decision","action":"edit-line","rule":"apop-strip""#,
+                "-- poptap changes a line of the server's (rule apop-strip)",
+            ),
+            (
+                r#""event":"decision","n":2,"action":"answer","rule":"stls-refuse""#,
+                "-- command 2: poptap answers it instead of the server (rule stls-refuse)",
+            ),
+            (
+                r#""event":"opaque","reason":"x","explanation":"because","dropped_replies":1"#,
+                "-- opaque from here on: because; octets still pass, but are not understood; 1 answer of poptap's own could not be placed",
+            ),
+            (
+                r#""event":"anomaly","id":"tls-on-plain-port","explanation":"it started TLS on a plain port","fault":"client","offset":0"#,
+                "!! the client's fault: it started TLS on a plain port (tls-on-plain-port, at octet 0)",
+            ),
+            (
+                r#""event":"gap","reason":"full","events":12,"client_octets":340,"upstream_octets":20000,"content_octets":5"#,
+                "!! 12 events missing here, since the transcript's buffer was full: 340 octets of the client's, 20 kB of the server's, and 5 octets of content that was to be kept",
+            ),
+            (
+                r#""event":"closed","by":"upstream","reason":"eof","detail":"gone","client_octets":1,"upstream_octets":1,"client_undelivered":2,"upstream_undelivered":0"#,
+                "-- closed by the server (eof): gone\n!! 2 octets of the client's never reached the server",
+            ),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(text(body), expected, "{body}");
+        }
     }
 }

@@ -101,7 +101,9 @@ impl Page<'_> {
 
 fn what_is_missing(found: &Found) -> Option<&'static str> {
     if found.segments.is_empty() {
-        return Some("only the summary of this session is there: `record = \"sessions\"` keeps no more, or its events have expired");
+        return Some(
+            "only the summary of this session is there: `record = \"sessions\"` keeps no more, or its events have expired",
+        );
     }
     found.opened.is_none().then_some("the beginning of this session is missing: its events have expired")
 }
@@ -156,7 +158,8 @@ fn header(found: &Found) -> Vec<Line> {
     lines.push(entry("upstream", &format!("{upstream}, {upstream_tls}")));
     lines.extend(certificate(found.upstream_tls.as_ref()));
     lines.extend(summary.and_then(user));
-    let revealed = opened.is_some_and(|(_, opened)| opened.credentials_revealed) || summary.is_some_and(|summary| summary.credentials_revealed);
+    let revealed = opened.is_some_and(|(_, opened)| opened.credentials_revealed)
+        || summary.is_some_and(|summary| summary.credentials_revealed);
     lines.extend(revealed.then(|| alarm(Look::Anomaly, "this transcript holds passwords; do not share it")));
     lines
 }
@@ -174,7 +177,14 @@ fn protection<'a>(tls: Option<&Tls>, summary: Option<&'a Summary>, version: fn(&
 }
 
 fn certificate(tls: Option<&Tls>) -> Vec<Line> {
-    let fields = tls.map(|tls| [("certificate", &tls.subject), ("issued by", &tls.issuer), ("valid until", &tls.not_after), ("SHA-256", &tls.fingerprint)]);
+    let fields = tls.map(|tls| {
+        [
+            ("certificate", &tls.subject),
+            ("issued by", &tls.issuer),
+            ("valid until", &tls.not_after),
+            ("SHA-256", &tls.fingerprint),
+        ]
+    });
     let fields = fields.into_iter().flatten().filter_map(|(name, field)| Some((name, field.as_ref()?)));
     fields.map(|(name, field)| entry("", &format!("{name} {field}"))).collect()
 }
@@ -202,7 +212,8 @@ fn ending(found: &Found) -> Vec<Line> {
 }
 
 fn totals(summary: &Summary) -> String {
-    let [client, upstream, messages] = [summary.client_octets, summary.upstream_octets, summary.message_octets].map(human::octets);
+    let [client, upstream, messages] =
+        [summary.client_octets, summary.upstream_octets, summary.message_octets].map(human::octets);
     let mut text = human::plural(summary.commands, "command");
     if summary.errors > 0 {
         text += &format!(" ({} answered -ERR)", summary.errors);
@@ -215,4 +226,151 @@ fn totals(summary: &Summary) -> String {
         text += &format!(", {} refused", human::plural(summary.login_failures, "login"));
     }
     format!("{text}; {client} from the client, {upstream} from the server")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{super::testing::*, *};
+
+    const EVENTS: &str = "events-20261123T063000Z-100-1.jsonl";
+    const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
+
+    fn one_session() -> Shelf {
+        let others = opened("zzzzzzzzzzzz", 1);
+        let summary = summary("ab12cd34ef56", 0, "bob", "complete: 1 message, 34 kB");
+        Shelf::new().with(EVENTS, others + &conversation("ab12cd34ef56")).with(SESSIONS, summary)
+    }
+
+    #[test]
+    fn a_whole_session_as_text() {
+        let (text, reports) = one_session().show("ab12", TEXT);
+        assert_eq!(reports, "");
+        assert_eq!(
+            text,
+            "\
+session   ab12cd34ef56
+opened    2026-11-23 06:30:00 UTC, lasted 1.2 s
+client    127.0.0.1:50312 on 127.0.0.1:1110, plain
+upstream  pop3s://pop.example.net, TLSv1.3 (implicit, TLS13_AES_256_GCM_SHA384)
+          certificate CN=pop.example.net
+          issued by CN=Example CA
+          valid until 2027-01-23T00:00:00Z
+          SHA-256 ab12
+user      bob, logged in with USER
+
+"
+            .to_owned()
+                + CONVERSATION
+                + "
+== complete: 1 message, 34 kB
+   6 commands (1 answered -ERR), 1 message retrieved (34 kB); 64 octets from the client, 35 kB from the server
+"
+        );
+    }
+
+    const CONVERSATION: &str = "  \
+  +0.041  -- TLS with the server (implicit): TLSv1.3, TLS13_AES_256_GCM_SHA384; certificate CN=pop.example.net; issued by CN=Example CA; valid until 2027-01-23T00:00:00Z
+  +0.060  S: +OK ready
+  +0.061  C: CAPA
+  +0.062  S: +OK
+  +0.062  -- command 1: poptap leaves a line out of the server's answer (rule stls-upstream)
+  +0.062  S: TOP
+          S: UIDL
+          S: .
+  +0.070  C: USER bob
+  +0.071  S: +OK
+  +0.072  C: PASS <withheld, 17 octets>
+  +0.400  S: +OK Logged in.  (after 328 ms)
+  +0.401  C: RETR 1
+  +0.402  S: +OK 34400 octets
+  +0.410  S: [message: 512 lines, 34 kB, sha256 1a2b3c4d…]
+             [kept in content-x.bin at 12, 600 octets]
+  +0.420  C: [5] <unknown, so withheld, 9 octets>
+  +0.420  C: [6] QUIT
+  +0.421  S: [5] <withheld, since it repeats a secret, 20 octets>
+  +0.422  S: [6] +OK Bye \\x1B
+  +0.423  -- closed by the client (quit)
+          !! 7 octets of the server's never reached the client
+";
+
+    #[test]
+    fn json_is_the_very_records_in_order() {
+        let (text, _) = one_session().show("ab12", JSON);
+        assert_eq!(text, conversation("ab12cd34ef56") + &summary("ab12cd34ef56", 0, "bob", "complete: 1 message, 34 kB"));
+    }
+
+    #[test]
+    fn a_session_spread_over_segments_in_every_stage_of_their_life() {
+        let events = conversation("ab12cd34ef56");
+        let (first, rest) = events.split_at(events.find("{\"v\":1").map_or(0, |at| at + events[at..].find('\n').unwrap() + 1));
+        let (second, third) = rest.split_at(rest.find('\n').unwrap() + 1);
+        let shelf = Shelf::new()
+            .with("events-20261123T063000Z-100-9.jsonl.zst", zstd::encode_all(first.as_bytes(), 3).unwrap())
+            .with("events-20261123T063000Z-100-10.jsonl", second)
+            .with("events-20261123T063001Z-100-11.jsonl.open", third);
+        let (text, reports) = shelf.show("ab12cd34ef56", JSON);
+        assert_eq!((text, reports), (events, String::new()));
+    }
+
+    #[test]
+    fn the_last_is_the_one_that_was_opened_last() {
+        let sessions = summary("older1234567", 9, "bob", "complete") + &summary("oldest123456", 3, "bob", "complete");
+        let shelf =
+            Shelf::new().with(SESSIONS, sessions).with(EVENTS, opened("newest123456", 30_000) + &opened("older1234567", 9000));
+        let mut out = Vec::new();
+        show(shelf.path(), &Which::Last, TEXT, &mut out, &mut Vec::new()).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("session   newest123456\n"), "{text}");
+        assert!(
+            text.ends_with("!! no summary: the session is still running, or the process that recorded it was killed\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn summaries_alone_say_that_there_is_no_more() {
+        let (text, _) = Shelf::new().with(SESSIONS, summary("ab12cd34ef56", 0, "bob", "complete")).show("ab", TEXT);
+        assert!(text.contains("\nupstream  pop3s://pop.example.net, TLSv1.3\n"), "{text}");
+        assert!(text.contains("\n!! only the summary of this session is there: `record = \"sessions\"` keeps no more"), "{text}");
+    }
+
+    #[test]
+    fn forged_records_do_not_drive_the_terminal() {
+        let hostile = line(
+            "ab12cd34ef56",
+            0,
+            "\"event\":\"greeting\",\"status\":\"+OK\",\"text\":\"+OK \\u001b[2J\u{9b}1m\u{202e}\",\"octets\":1,\"offset\":0",
+        );
+        let (text, _) = Shelf::new().with(EVENTS, hostile).show("ab12cd34ef56", TEXT);
+        assert!(text.contains("  +0.000  S: +OK \\x1B[2J\\xC2\\x9B1m\\xE2\\x80\\xAE\n"), "{text}");
+        assert!(!text.contains(|character: char| character.is_control() && character != '\n'), "{text:?}");
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let shelf = one_session();
+        let (plain, _) = shelf.show("ab12", TEXT);
+        let (coloured, _) = shelf.show("ab12", View { colour: true, ..TEXT });
+        assert!(coloured.contains("\x1b[36mC: \x1b[0m\x1b[36mUSER bob\x1b[0m\n"), "{coloured}");
+        assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), plain);
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_quietly_and_another_failure_does_not() {
+        struct Failing(io::ErrorKind);
+        impl Write for Failing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let shelf = one_session();
+        let to = |kind| show(shelf.path(), &Which::Last, TEXT, &mut Failing(kind), &mut Vec::new());
+        to(io::ErrorKind::BrokenPipe).unwrap();
+        assert!(to(io::ErrorKind::StorageFull).unwrap_err().to_string().starts_with("could not write the output: "));
+    }
 }

@@ -125,3 +125,52 @@ impl<'a> Store<'a> {
         InspectError::Directory { directory, cause }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::Shelf, *};
+
+    #[test]
+    fn segments_come_in_the_order_of_their_making_and_once() {
+        let names = [
+            "events-20261123T063000Z-100-10.jsonl",
+            "events-20261123T063000Z-100-9.jsonl.zst",
+            "events-20261123T063000Z-100-9.jsonl",
+            "events-20261123T063000Z-100-11.jsonl.open",
+            "events-20261122T063000Z-7-1.jsonl",
+            "events-20261122T063000Z-7-1.jsonl.zst.tmp",
+            "sessions-20261123T063000Z-100-1.jsonl",
+            "content-20261123T063000Z-100-1.bin",
+        ];
+        let shelf = names.into_iter().fold(Shelf::new(), |shelf, name| shelf.with(name, ""));
+        let segments = Store::new(shelf.path()).segments(Stream::Events).unwrap();
+        let stems: Vec<_> = segments.iter().map(|segment| segment.stem.as_str()).collect();
+        let expected = [
+            "events-20261122T063000Z-7-1",
+            "events-20261123T063000Z-100-9",
+            "events-20261123T063000Z-100-10",
+            "events-20261123T063000Z-100-11",
+        ];
+        assert_eq!(stems, expected);
+    }
+
+    #[test]
+    fn a_file_that_moved_on_is_still_found_and_one_that_went_is_no_fault() {
+        let shelf = Shelf::new().with("events-a-1-1.jsonl.open", "").with("events-b-1-2.jsonl", "");
+        let mut store = Store::new(shelf.path());
+        let segments = store.segments(Stream::Events).unwrap();
+        fs::rename(shelf.path().join("events-a-1-1.jsonl.open"), shelf.path().join("events-a-1-1.jsonl.zst")).unwrap();
+        fs::remove_file(shelf.path().join("events-b-1-2.jsonl")).unwrap();
+        assert!(store.open(&segments[0]).is_some());
+        assert!(store.open(&segments[1]).is_none());
+        let mut reports = Vec::new();
+        store.reports.write(&mut reports).unwrap();
+        assert_eq!(reports, b"");
+    }
+
+    #[test]
+    fn no_directory() {
+        let error = Store::new(Path::new("/nowhere/at\x1ball")).segments(Stream::Events).unwrap_err();
+        assert!(error.to_string().starts_with("no transcripts to read: the directory `/nowhere/at"), "{error}");
+    }
+}
