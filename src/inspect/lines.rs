@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Write},
+    path::Path,
 };
 
 use memchr::memchr;
@@ -39,7 +40,7 @@ pub(super) struct Head<'a> {
 impl Lines {
     /// Reads `file`, which is called `name` in reports; a name that ends in `.zst` is decompressed.
     pub(super) fn new(name: String, file: File) -> io::Result<Self> {
-        let compressed = name.ends_with(".zst");
+        let compressed = Path::new(&name).extension().is_some_and(|extension| extension == "zst");
         let reader: Box<dyn BufRead> = if compressed {
             Box::new(BufReader::new(zstd::Decoder::new(file)?))
         } else {
@@ -229,7 +230,8 @@ mod tests {
                 "{tail:?}"
             );
         }
-        assert_eq!(listed(SESSIONS, whole.trim_end().as_bytes()), (vec![], reported));
+        let (sessions, reports) = listed(SESSIONS, whole.trim_end().as_bytes());
+        assert!(sessions.is_empty() && reports.ends_with(&reported), "{reports}");
     }
 
     #[test]
@@ -255,12 +257,12 @@ mod tests {
     #[test]
     fn compressed_and_torn() {
         let content: String =
-            (0..20_000).map(|number| summary(&format!("s{number}"), 0, &format!("{}", number * 7919), "complete")).collect();
+            (0..3000).map(|number| summary(&format!("s{number}"), 0, &format!("{}", number * 7919), "complete")).collect();
         let packed = zstd::encode_all(content.as_bytes(), 3).unwrap();
         let name = format!("{SESSIONS}.zst");
-        assert_eq!(listed(&name, &packed), ((0..20_000).map(|number| format!("s{number}")).collect(), String::new()));
+        assert_eq!(listed(&name, &packed), ((0..3000).map(|number| format!("s{number}")).collect(), String::new()));
         let (sessions, reports) = listed(&name, &packed[..packed.len() / 2]);
-        assert!(!sessions.is_empty() && sessions.len() < 20_000, "{}", sessions.len());
+        assert!(!sessions.is_empty() && sessions.len() < 3000, "{}", sessions.len());
         assert!(reports.contains(&format!("{name} could not be read to its end: ")), "{reports}");
     }
 

@@ -50,11 +50,11 @@ fn list_table(store: &mut Store<'_>, view: View, out: &mut dyn Write) -> Result<
     Ok(rows.len())
 }
 
+/// What is done with a session's line, and the record in it.
+type Visit<'a> = dyn FnMut(&[u8], &Record) -> Result<(), InspectError> + 'a;
+
 /// Visits every session once, by its summary or else by its `opened` record, and says how many there are.
-fn each_session(
-    store: &mut Store<'_>,
-    visit: &mut dyn FnMut(&[u8], &Record) -> Result<(), InspectError>,
-) -> Result<usize, InspectError> {
+fn each_session(store: &mut Store<'_>, visit: &mut Visit<'_>) -> Result<usize, InspectError> {
     let mut seen = HashSet::new();
     for (stream, kind) in [(Stream::Sessions, "session"), (Stream::Events, "opened")] {
         for segment in store.segments(stream)? {
@@ -67,17 +67,15 @@ fn each_session(
     Ok(seen.len())
 }
 
-fn each_of_kind(
-    lines: &mut Lines,
-    kind: &str,
-    seen: &mut HashSet<Box<str>>,
-    visit: &mut dyn FnMut(&[u8], &Record) -> Result<(), InspectError>,
-) -> Result<(), InspectError> {
+fn each_of_kind(lines: &mut Lines, kind: &str, seen: &mut HashSet<Box<str>>, visit: &mut Visit<'_>) -> Result<(), InspectError> {
     // Most lines of the events are of another kind: a search is far cheaper than to parse them.
     let quoted = format!("\"{kind}\"");
     let finder = memchr::memmem::Finder::new(&quoted);
     while lines.advance() {
-        if finder.find(lines.line()).is_none() || lines.head().is_none_or(|head| head.event != kind) {
+        if finder.find(lines.line()).is_none() {
+            continue;
+        }
+        if lines.head().is_none_or(|head| head.event != kind || seen.contains(&*head.session)) {
             continue;
         }
         if let Some(record) = lines.record()

@@ -67,12 +67,9 @@ fn opened(session: &str, opened: &Opened) -> Vec<Line> {
 
 fn tls(tls: &Tls) -> Line {
     let Tls { mode, version, cipher, .. } = tls;
-    let mut text = format!("TLS with {} ({mode}): {version}, {cipher}", whom(tls.hop));
-    for (word, field) in [("certificate", &tls.subject), ("issued by", &tls.issuer), ("valid until", &tls.not_after)] {
-        if let Some(field) = field {
-            text += &format!("; {word} {field}");
-        }
-    }
+    let fields = [("certificate", &tls.subject), ("issued by", &tls.issuer), ("valid until", &tls.not_after)];
+    let certificate = fields.into_iter().filter_map(|(word, field)| Some(format!("; {word} {}", field.as_ref()?)));
+    let text = format!("TLS with {} ({mode}): {version}, {cipher}{}", whom(tls.hop), certificate.collect::<String>());
     remark(Look::Tls, &text)
 }
 
@@ -143,16 +140,17 @@ fn folded(content: &Content, number: Option<u64>) -> Line {
         "TOP" => "top of a message",
         _ => "listing",
     };
-    let mut text = format!("[{kind}: {}, {}", human::plural(content.lines, "line"), human::octets(content.size));
-    if let Some(digest) = &content.sha256 {
-        text += &format!(", sha256 {}…", digest.chars().take(8).collect::<String>());
-    }
-    if !content.listing.is_empty() {
-        let begin: Vec<&str> = content.listing.iter().take(3).map(String::as_str).collect();
-        let more = if begin.len() as u64 == content.lines { "" } else { " | …" };
-        text += &format!(": {}{more}", begin.join(" | "));
-    }
-    numbered(Hop::Upstream, number).with(Look::Server, &text).with(Look::Server, "]")
+    let digest = content.sha256.as_ref().map(|digest| format!(", sha256 {}…", digest.chars().take(8).collect::<String>()));
+    let size = format!("{}, {}", human::plural(content.lines, "line"), human::octets(content.size));
+    let text = format!("[{kind}: {size}{}{}]", digest.unwrap_or_default(), beginning(content));
+    numbered(Hop::Upstream, number).with(Look::Server, &text)
+}
+
+/// The first lines of a listing.
+fn beginning(content: &Content) -> String {
+    let lines: Vec<&str> = content.listing.iter().take(3).map(String::as_str).collect();
+    let more = if lines.len() as u64 == content.lines { "" } else { " | …" };
+    if lines.is_empty() { String::new() } else { format!(": {}{more}", lines.join(" | ")) }
 }
 
 fn client_data(data: &ClientData) -> Line {
@@ -178,11 +176,14 @@ fn decision(decision: &Decision) -> Line {
 }
 
 fn opaque(opaque: &Opaque) -> Line {
-    let mut text = format!("opaque from here on: {}; octets still pass, but are not understood", opaque.explanation);
-    if opaque.dropped_replies > 0 {
-        text += &format!("; {} of poptap's own could not be placed", human::plural(opaque.dropped_replies, "answer"));
-    }
-    remark(Look::Opaque, &text)
+    let dropped = match opaque.dropped_replies {
+        0 => String::new(),
+        number => format!("; {} of poptap's own could not be placed", human::plural(number, "answer")),
+    };
+    remark(
+        Look::Opaque,
+        &format!("opaque from here on: {}; octets still pass, but are not understood{dropped}", opaque.explanation),
+    )
 }
 
 fn anomaly(anomaly: &Anomaly) -> Line {
@@ -197,15 +198,16 @@ fn gap(gap: &Gap) -> Line {
         "error" => "the transcript could not be written",
         other => other,
     };
+    let events = human::plural(gap.events, "event");
     let [client, upstream] = [gap.client_octets, gap.upstream_octets].map(human::octets);
-    let mut text = format!(
-        "{} missing here, since {why}: {client} of the client's, {upstream} of the server's",
-        human::plural(gap.events, "event")
-    );
-    if gap.content_octets > 0 {
-        text += &format!(", and {} of content that was to be kept", human::octets(gap.content_octets));
-    }
-    alarm(Look::Gap, &text)
+    let content = match gap.content_octets {
+        0 => String::new(),
+        octets => format!(", and {} of content that was to be kept", human::octets(octets)),
+    };
+    alarm(
+        Look::Gap,
+        &format!("{events} missing here, since {why}: {client} of the client's, {upstream} of the server's{content}"),
+    )
 }
 
 fn closed(closed: &Closed) -> Vec<Line> {

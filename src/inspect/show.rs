@@ -35,9 +35,8 @@ pub enum Which {
 /// closed pipe is no error.
 pub fn show(directory: &Path, which: &Which, view: View, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), InspectError> {
     let mut store = Store::new(directory);
-    let result = found(&mut store, which).and_then(|found| match view.json {
-        true => show_json(&mut store, &found, out),
-        false => show_text(&mut store, &found, view.colour, out),
+    let result = found(&mut store, which).and_then(|found| {
+        if view.json { show_json(&mut store, &found, out) } else { show_text(&mut store, &found, view.colour, out) }
     });
     finish(&store, result, out, err)
 }
@@ -108,12 +107,11 @@ fn what_is_missing(found: &Found) -> Option<&'static str> {
     found.opened.is_none().then_some("the beginning of this session is missing: its events have expired")
 }
 
+/// What is done with an event's line, and the record in it.
+type Visit<'a> = dyn FnMut(&[u8], Record) -> Result<(), InspectError> + 'a;
+
 /// Visits the events of a session in order, up to its end.
-fn each_event(
-    store: &mut Store<'_>,
-    found: &Found,
-    visit: &mut dyn FnMut(&[u8], Record) -> Result<(), InspectError>,
-) -> Result<(), InspectError> {
+fn each_event(store: &mut Store<'_>, found: &Found, visit: &mut Visit<'_>) -> Result<(), InspectError> {
     let search = memmem::Finder::new(&found.id);
     for segment in &found.segments {
         let Some(mut lines) = store.open(segment) else { continue };
@@ -214,18 +212,18 @@ fn ending(found: &Found) -> Vec<Line> {
 fn totals(summary: &Summary) -> String {
     let [client, upstream, messages] =
         [summary.client_octets, summary.upstream_octets, summary.message_octets].map(human::octets);
-    let mut text = human::plural(summary.commands, "command");
-    if summary.errors > 0 {
-        text += &format!(" ({} answered -ERR)", summary.errors);
-    }
-    text += &format!(", {} retrieved ({messages})", human::plural(summary.messages, "message"));
-    if summary.deleted > 0 {
-        text += &format!(", {} marked as deleted", summary.deleted);
-    }
-    if summary.login_failures > 0 {
-        text += &format!(", {} refused", human::plural(summary.login_failures, "login"));
-    }
-    format!("{text}; {client} from the client, {upstream} from the server")
+    let of_note = [
+        (summary.errors, "answered -ERR"),
+        (summary.deleted, "marked as deleted"),
+        (summary.login_failures, "of its logins refused"),
+    ];
+    let of_note = of_note.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!(", {number} {what}"));
+    format!(
+        "{} ({client} from the client, {upstream} from the server), {} retrieved ({messages}){}",
+        human::plural(summary.commands, "command"),
+        human::plural(summary.messages, "message"),
+        of_note.collect::<String>()
+    )
 }
 
 #[cfg(test)]
@@ -265,7 +263,7 @@ user      bob, logged in with USER
                 + CONVERSATION
                 + "
 == complete: 1 message, 34 kB
-   6 commands (1 answered -ERR), 1 message retrieved (34 kB); 64 octets from the client, 35 kB from the server
+   6 commands (64 octets from the client, 35 kB from the server), 1 message retrieved (34 kB), 1 answered -ERR
 "
         );
     }

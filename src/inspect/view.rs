@@ -39,14 +39,9 @@ pub(super) fn write_json(line: &[u8], out: &mut dyn Write) -> Result<(), Inspect
     }
     // Raw controls outside of strings are white space: written anew, only strings can hold any.
     let text = serde_json::from_slice(line).map(|value: serde_json::Value| value.to_string()).unwrap_or_default();
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if is_harmful(character) {
-            escaped += &format!("\\u{:04x}", u32::from(character));
-        } else {
-            escaped.push(character);
-        }
-    }
+    let escape =
+        |character: char| if is_harmful(character) { format!("\\u{:04x}", u32::from(character)) } else { character.into() };
+    let escaped: String = text.chars().map(escape).collect();
     Ok(writeln!(out, "{escaped}")?)
 }
 
