@@ -119,29 +119,28 @@ impl Finder {
 pub(super) fn newest(store: &mut Store<'_>) -> Result<String, InspectError> {
     let mut segments = Vec::new();
     for stream in [Stream::Events, Stream::Sessions] {
-        segments.extend(store.segments(stream)?.into_iter().map(|segment| (store.modified(&segment).map(stamp), segment)));
+        let dated = |segment| (store.modified(&segment).map(stamp), segment, stream);
+        segments.extend(store.segments(stream)?.into_iter().map(dated));
     }
     segments.sort_by(|one, other| other.cmp(one));
     let mut newest: Option<(String, String)> = None;
-    for (modified, segment) in segments {
+    for (modified, segment, stream) in segments {
         if newest.as_ref().is_some_and(|(start, _)| modified.is_some_and(|modified| *start > modified)) {
             break;
         }
         let Some(mut lines) = store.open(&segment) else { continue };
-        newest = newest.max(newest_of(&mut lines));
+        newest = newest.max(newest_of(&mut lines, stream.landmark()));
         lines.finish(&mut store.reports);
     }
     newest.map(|(_, id)| id).ok_or_else(|| InspectError::Empty(store.directory()))
 }
 
-fn newest_of(lines: &mut Lines) -> Option<(String, String)> {
-    let searches = ["\"opened\"", "\"session\""].map(memmem::Finder::new);
+fn newest_of(lines: &mut Lines, kind: &str) -> Option<(String, String)> {
+    let quoted = format!("\"{kind}\"");
+    let search = memmem::Finder::new(&quoted);
     let mut newest = None;
     while lines.advance() {
-        if searches.iter().all(|search| search.find(lines.line()).is_none()) {
-            continue;
-        }
-        if lines.head().is_none_or(|head| head.event != "opened" && head.event != "session") {
+        if search.find(lines.line()).is_none() || lines.head().is_none_or(|head| head.event != kind) {
             continue;
         }
         let Some(record) = lines.record() else { continue };

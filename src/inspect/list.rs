@@ -56,10 +56,10 @@ type Visit<'a> = dyn FnMut(&[u8], &Record) -> Result<(), InspectError> + 'a;
 /// Visits every session once, by its summary or else by its `opened` record, and says how many there are.
 fn each_session(store: &mut Store<'_>, visit: &mut Visit<'_>) -> Result<usize, InspectError> {
     let mut seen = HashSet::new();
-    for (stream, kind) in [(Stream::Sessions, "session"), (Stream::Events, "opened")] {
+    for stream in [Stream::Sessions, Stream::Events] {
         for segment in store.segments(stream)? {
             let Some(mut lines) = store.open(&segment) else { continue };
-            let visited = each_of_kind(&mut lines, kind, &mut seen, visit);
+            let visited = each_of_kind(&mut lines, stream.landmark(), &mut seen, visit);
             lines.finish(&mut store.reports);
             visited?;
         }

@@ -29,7 +29,7 @@ impl Pairing {
             Body::Reply(reply) => self.reply(reply.n),
             // A body follows its reply at once and bears the same number.
             Body::Content(content) => self.is_numbered(content.n).then_some(content.n),
-            Body::Gap(_) => {
+            Body::Gap(gap) if gap.events > 0 => {
                 // What was outstanding may have been answered in it.
                 *self = Self::default();
                 None

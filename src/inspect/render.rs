@@ -79,8 +79,9 @@ fn greeting(greeting: &Greeting) -> Line {
 
 fn command(command: &Command, number: Option<u64>) -> Line {
     let mut line = said(Hop::Client, number, &command.line);
-    if let (Some(mechanism), Some(user)) = (&command.mechanism, &command.user) {
-        line = aside(line, &format!("{mechanism}, user {user}"));
+    // Elsewhere the line itself names the user.
+    if let Some(user) = command.user.as_ref().filter(|_| command.keyword == "AUTH") {
+        line = aside(line, &format!("user {user}"));
     }
     if !command.forwarded {
         line = aside(line, "not forwarded");
@@ -198,16 +199,15 @@ fn gap(gap: &Gap) -> Line {
         "error" => "the transcript could not be written",
         other => other,
     };
-    let events = human::plural(gap.events, "event");
-    let [client, upstream] = [gap.client_octets, gap.upstream_octets].map(human::octets);
-    let content = match gap.content_octets {
-        0 => String::new(),
-        octets => format!(", and {} of content that was to be kept", human::octets(octets)),
+    let [client, upstream, content] = [gap.client_octets, gap.upstream_octets, gap.content_octets].map(human::octets);
+    let events = format!("{} ({client} of the client's, {upstream} of the server's)", human::plural(gap.events, "event"));
+    let content = format!("{content} of the content that was to be kept");
+    let missing = match (gap.events, gap.content_octets) {
+        (_, 0) => events,
+        (0, _) => content,
+        _ => format!("{events} and {content}"),
     };
-    alarm(
-        Look::Gap,
-        &format!("{events} missing here, since {why}: {client} of the client's, {upstream} of the server's{content}"),
-    )
+    alarm(Look::Gap, &format!("missing here, since {why}: {missing}"))
 }
 
 fn closed(closed: &Closed) -> Vec<Line> {
@@ -250,7 +250,7 @@ fn said(by: Hop, number: Option<u64>, text: &Text) -> Line {
     if let Some(text) = &text.text {
         line = line.with(look_of(by), text);
     }
-    if text.cut {
+    if text.cut && text.redacted.is_none() {
         line = line.with(Look::Dim, &format!("… (the beginning of {})", human::octets(text.octets)));
     }
     if let Some(why) = &text.redacted {
@@ -332,7 +332,7 @@ mod tests {
             ),
             (
                 r#""event":"command","n":3,"keyword":"AUTH","text":"AUTH PLAIN","redacted":"secret","octets":40,"offset":0,"mechanism":"PLAIN","user":"bob","forwarded":false"#,
-                "C: AUTH PLAIN <withheld, 40 octets>  (PLAIN, user bob)  (not forwarded)",
+                "C: AUTH PLAIN <withheld, 40 octets>  (user bob)  (not forwarded)",
             ),
             (
                 r#""event":"command","n":3,"keyword":"USER","text":"USER user:0011","redacted":"user","octets":40,"offset":0,"forwarded":true,"line_end":"lf""#,
@@ -387,7 +387,7 @@ mod tests {
             ),
             (
                 r#""event":"gap","reason":"full","events":12,"client_octets":340,"upstream_octets":20000,"content_octets":5"#,
-                "!! 12 events missing here, since the transcript's buffer was full: 340 octets of the client's, 20 kB of the server's, and 5 octets of content that was to be kept",
+                "!! missing here, since the transcript's buffer was full: 12 events (340 octets of the client's, 20 kB of the server's) and 5 octets of the content that was to be kept",
             ),
             (
                 r#""event":"closed","by":"upstream","reason":"eof","detail":"gone","client_octets":1,"upstream_octets":1,"client_undelivered":2,"upstream_undelivered":0"#,

@@ -8,12 +8,13 @@ use super::{
     InspectError, View,
     find::{Found, find, newest},
     human,
+    lines::Head,
     paint::{Line, Look},
     render::{Conversation, alarm, undelivered, verdict},
     store::Store,
     view::{finish, write_json},
 };
-use crate::record::schema::{Body, Record, Summary, Tls};
+use crate::record::schema::{Body, Opened, Record, Summary, Tls};
 
 /// Which session is to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +118,9 @@ fn each_event(store: &mut Store<'_>, found: &Found, visit: &mut Visit<'_>) -> Re
         let Some(mut lines) = store.open(segment) else { continue };
         let mut visited = Ok(());
         while visited.is_ok() && lines.advance() {
-            if search.find(lines.line()).is_none() || lines.head().is_none_or(|head| head.session != found.id) {
+            // A summary has no place among events, unless somebody put the two streams together; it comes at the end.
+            let wanted = |head: Head<'_>| head.session == found.id && head.event != "session";
+            if search.find(lines.line()).is_none() || !lines.head().is_some_and(wanted) {
                 continue;
             }
             if let Some(record) = lines.record() {
@@ -132,42 +135,46 @@ fn each_event(store: &mut Store<'_>, found: &Found, visit: &mut Visit<'_>) -> Re
 
 fn header(found: &Found) -> Vec<Line> {
     let summary = found.summary.as_ref().map(|(summary, _)| summary.as_ref());
-    let opened = found.opened.as_ref();
-    let start = opened.map(|(time, _)| time).or(summary.map(|summary| &summary.start));
-    let from = |field: fn(&crate::record::schema::Opened) -> &String, other: fn(&Summary) -> &String| {
-        opened.map(|(_, opened)| field(opened)).or(summary.map(other)).map_or("unknown", String::as_str)
-    };
+    let (start, opened) = beginning(found);
     let lasted = summary.map_or_else(String::new, |summary| format!(", lasted {}", human::duration(summary.duration_us)));
-    let [client, listener, upstream] = [
-        from(|opened| &opened.client, |summary| &summary.client),
-        from(|opened| &opened.listener, |summary| &summary.listener),
-        from(|opened| &opened.upstream, |summary| &summary.upstream),
-    ];
-    let [client_tls, upstream_tls] = [
-        protection(found.client_tls.as_ref(), summary, |summary| summary.client_tls.as_ref()),
-        protection(found.upstream_tls.as_ref(), summary, |summary| summary.upstream_tls.as_ref()),
-    ];
+    let client_tls = protection(found.client_tls.as_ref(), summary.and_then(|summary| summary.client_tls.as_ref()));
+    let upstream_tls = protection(found.upstream_tls.as_ref(), summary.and_then(|summary| summary.upstream_tls.as_ref()));
     let mut lines = vec![
         entry("session", &found.id),
-        entry("opened", &format!("{} UTC{lasted}", start.map_or_else(|| "unknown".to_owned(), |start| human::time(start)))),
-        entry("client", &format!("{client} on {listener}, {client_tls}")),
+        entry("opened", &format!("{start}{lasted}")),
+        entry("client", &format!("{} on {}, {client_tls}", opened.client, opened.listener)),
     ];
     lines.extend(certificate(found.client_tls.as_ref()));
-    lines.push(entry("upstream", &format!("{upstream}, {upstream_tls}")));
+    lines.push(entry("upstream", &format!("{}, {upstream_tls}", opened.upstream)));
     lines.extend(certificate(found.upstream_tls.as_ref()));
     lines.extend(summary.and_then(user));
-    let revealed = opened.is_some_and(|(_, opened)| opened.credentials_revealed)
-        || summary.is_some_and(|summary| summary.credentials_revealed);
-    lines.extend(revealed.then(|| alarm(Look::Anomaly, "this transcript holds passwords; do not share it")));
+    lines.extend(opened.credentials_revealed.then(|| alarm(Look::Anomaly, "this transcript holds passwords; do not share it")));
     lines
+}
+
+/// When and how the session was opened: from its first event, or else from its summary.
+fn beginning(found: &Found) -> (String, Opened) {
+    let utc = |time: &str| format!("{} UTC", human::time(time));
+    match (&found.opened, &found.summary) {
+        (Some((time, opened)), _) => (utc(time), opened.clone()),
+        (None, Some((summary, _))) => {
+            let Summary { client, listener, upstream, credentials_revealed, .. } = summary.as_ref().clone();
+            (utc(&summary.start), Opened { client, listener, upstream, credentials_revealed })
+        }
+        (None, None) => {
+            let [start, client, listener, upstream] = std::array::from_fn(|_| "unknown".to_owned());
+            (start, Opened { client, listener, upstream, credentials_revealed: false })
+        }
+    }
 }
 
 fn entry(name: &str, value: &str) -> Line {
     Line::new(Look::Strong, &format!("{name:10}")).with(Look::Plain, value)
 }
 
-fn protection<'a>(tls: Option<&Tls>, summary: Option<&'a Summary>, version: fn(&'a Summary) -> Option<&'a String>) -> String {
-    match (tls, summary.and_then(version)) {
+/// How a hop is protected: from its TLS record, or else by the version in the summary.
+fn protection(tls: Option<&Tls>, version: Option<&String>) -> String {
+    match (tls, version) {
         (Some(tls), _) => format!("{} ({}, {})", tls.version, tls.mode, tls.cipher),
         (None, Some(version)) => version.clone(),
         (None, None) => "plain".to_owned(),
@@ -175,15 +182,9 @@ fn protection<'a>(tls: Option<&Tls>, summary: Option<&'a Summary>, version: fn(&
 }
 
 fn certificate(tls: Option<&Tls>) -> Vec<Line> {
-    let fields = tls.map(|tls| {
-        [
-            ("certificate", &tls.subject),
-            ("issued by", &tls.issuer),
-            ("valid until", &tls.not_after),
-            ("SHA-256", &tls.fingerprint),
-        ]
-    });
-    let fields = fields.into_iter().flatten().filter_map(|(name, field)| Some((name, field.as_ref()?)));
+    let Some(Tls { subject, issuer, not_after, fingerprint, .. }) = tls else { return Vec::new() };
+    let fields = [("certificate", subject), ("issued by", issuer), ("valid until", not_after), ("SHA-256", fingerprint)];
+    let fields = fields.into_iter().filter_map(|(name, field)| Some((name, field.as_ref()?)));
     fields.map(|(name, field)| entry("", &format!("{name} {field}"))).collect()
 }
 
@@ -332,6 +333,17 @@ user      bob, logged in with USER
         let (text, _) = Shelf::new().with(SESSIONS, summary("ab12cd34ef56", 0, "bob", "complete")).show("ab", TEXT);
         assert!(text.contains("\nupstream  pop3s://pop.example.net, TLSv1.3\n"), "{text}");
         assert!(text.contains("\n!! only the summary of this session is there: `record = \"sessions\"` keeps no more"), "{text}");
+    }
+
+    #[test]
+    fn what_is_lost_at_either_end_is_said() {
+        let (text, _) = Shelf::new().with(EVENTS, reply("ab12", 5, 7, "NOOP", "+OK", 1000)).show("ab12", TEXT);
+        assert!(text.contains("\nopened    unknown\nclient    unknown on unknown, plain\n"), "{text}");
+        assert!(
+            text.contains("\n!! the beginning of this session is missing: its events have expired\n  +0.005  S: +OK\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n!! no summary: "), "{text}");
     }
 
     #[test]

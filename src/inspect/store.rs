@@ -22,6 +22,14 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// The kind of record that every session has one of in this stream.
+    pub(super) fn landmark(self) -> &'static str {
+        match self {
+            Self::Sessions => "session",
+            Self::Events => "opened",
+        }
+    }
+
     fn prefix(self) -> &'static str {
         match self {
             Self::Sessions => "sessions-",
