@@ -1,9 +1,8 @@
 //! Which session is meant: a prefix of its id, or the newest.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::collections::BTreeMap;
 
 use memchr::memmem;
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use super::{
     InspectError,
@@ -45,10 +44,15 @@ impl Found {
 }
 
 /// The one session whose id is `id`, or else the one whose id begins so.
-pub(super) fn find(store: &mut Store<'_>, id: &str) -> Result<Found, InspectError> {
+///
+/// Segments that were not written to since `since` (a time of the transcript) are left out.
+pub(super) fn find(store: &mut Store<'_>, id: &str, since: Option<&str>) -> Result<Found, InspectError> {
     let mut finder = Finder { prefix: id.to_ascii_lowercase(), found: BTreeMap::new(), more: false };
     for stream in [Stream::Events, Stream::Sessions] {
         for segment in store.segments(stream)? {
+            if since.zip(store.modified(&segment)).is_some_and(|(since, modified)| modified.as_str() < since) {
+                continue;
+            }
             let Some(mut lines) = store.open(&segment) else { continue };
             finder.read(&mut lines, (stream == Stream::Events).then_some(&segment));
             lines.finish(&mut store.reports);
@@ -113,13 +117,13 @@ impl Finder {
     }
 }
 
-/// The id of the session that was opened last.
+/// The session that was opened last: when, and its id.
 ///
 /// Segments are read from the one that was written to last, and no further than to where none can hold a younger one.
-pub(super) fn newest(store: &mut Store<'_>) -> Result<String, InspectError> {
+pub(super) fn newest(store: &mut Store<'_>) -> Result<(String, String), InspectError> {
     let mut segments = Vec::new();
     for stream in [Stream::Events, Stream::Sessions] {
-        let dated = |segment| (store.modified(&segment).map(stamp), segment, stream);
+        let dated = |segment| (store.modified(&segment), segment, stream);
         segments.extend(store.segments(stream)?.into_iter().map(dated));
     }
     segments.sort_by(|one, other| other.cmp(one));
@@ -132,7 +136,7 @@ pub(super) fn newest(store: &mut Store<'_>) -> Result<String, InspectError> {
         newest = newest.max(newest_of(&mut lines, stream.landmark()));
         lines.finish(&mut store.reports);
     }
-    newest.map(|(_, id)| id).ok_or_else(|| InspectError::Empty(store.directory()))
+    newest.ok_or_else(|| InspectError::Empty(store.directory()))
 }
 
 fn newest_of(lines: &mut Lines, kind: &str) -> Option<(String, String)> {
@@ -151,13 +155,6 @@ fn newest_of(lines: &mut Lines, kind: &str) -> Option<(String, String)> {
         newest = newest.max(Some((start, record.session)));
     }
     newest
-}
-
-/// A time as the transcript writes it, a second later: clocks of file systems lag a little.
-fn stamp(time: SystemTime) -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    (OffsetDateTime::from(time) + time::Duration::SECOND).format(FORMAT).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -201,16 +198,27 @@ mod tests {
         );
     }
 
+    /// What `show --last` prints and reports, when the second segment was written to last at 06:30:03.
+    fn last_of(first: &str, second: &str) -> (String, String) {
+        let name = "sessions-20261123T062000Z-99-1.jsonl";
+        let shelf = Shelf::new().with(SESSIONS, first).with(name, second);
+        let file = std::fs::File::options().append(true).open(shelf.path().join(name)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_415_403)).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        super::super::show(shelf.path(), &Which::Last, TEXT, &mut out, &mut err).unwrap();
+        (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
     #[test]
-    fn an_old_file_cannot_hide_a_younger_session() {
-        let shelf = Shelf::new()
-            .with(SESSIONS, summary("old", 1, "bob", "complete"))
-            .with("sessions-20261123T062000Z-99-1.jsonl", summary("new", 2, "bob", "complete"));
-        let old = std::fs::File::options().append(true).open(shelf.path().join("sessions-20261123T062000Z-99-1.jsonl")).unwrap();
-        // Written to at 06:30:03, when the younger one ended; the other file is of now, since it was just copied.
-        old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_415_403)).unwrap();
-        let mut out = Vec::new();
-        super::super::show(shelf.path(), &Which::Last, TEXT, &mut out, &mut Vec::new()).unwrap();
-        assert!(out.starts_with(b"session   new\n"));
+    fn a_file_written_to_later_does_not_hide_a_younger_session() {
+        let (text, _) = last_of(&summary("old", 1, "bob", "complete"), &summary("new", 2, "bob", "complete"));
+        assert!(text.starts_with("session   new\n"), "{text}");
+    }
+
+    #[test]
+    fn files_that_are_too_old_to_hold_the_last_session_are_not_read() {
+        let (text, reports) = last_of(&summary("new", 9, "bob", "complete"), "torn");
+        assert!(text.starts_with("session   new\n"), "{text}");
+        assert_eq!(reports, "");
     }
 }

@@ -44,8 +44,8 @@ pub fn show(directory: &Path, which: &Which, view: View, out: &mut dyn Write, er
 
 fn found(store: &mut Store<'_>, which: &Which) -> Result<Found, InspectError> {
     match which {
-        Which::Id(id) => find(store, id),
-        Which::Last => newest(store).and_then(|id| find(store, &id)),
+        Which::Id(id) => find(store, id, None),
+        Which::Last => newest(store).and_then(|(start, id)| find(store, &id, Some(&start))),
     }
 }
 

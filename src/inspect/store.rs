@@ -4,8 +4,9 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
+
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use super::{
     InspectError,
@@ -43,6 +44,10 @@ impl Stream {
 /// Files are looked for in this order, so one that moves on meanwhile is still found: it is in its next stage before it
 /// leaves the one before.
 const ENDINGS: [&str; 3] = [".jsonl.open", ".jsonl", ".jsonl.zst"];
+
+/// A time in a transcript: RFC 3339, UTC, microseconds.
+const STAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// One segment. They are ordered by time, and those of one process as it wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,10 +124,12 @@ impl<'a> Store<'a> {
         None
     }
 
-    /// When a segment was written to last; nothing in it is younger.
-    pub(super) fn modified(&self, segment: &Segment) -> Option<SystemTime> {
+    /// When a segment was written to last, as the transcript writes times; nothing in it is younger.
+    pub(super) fn modified(&self, segment: &Segment) -> Option<String> {
         let in_stage = |ending| fs::metadata(self.directory.join(format!("{}{ending}", segment.stem)));
-        ENDINGS.into_iter().find_map(|ending| in_stage(ending).and_then(|data| data.modified()).ok())
+        let modified = ENDINGS.into_iter().find_map(|ending| in_stage(ending).and_then(|data| data.modified()).ok())?;
+        // Clocks of file systems lag a little: a second more is on the safe side.
+        (OffsetDateTime::from(modified) + time::Duration::SECOND).format(STAMP).ok()
     }
 
     fn unreadable(&self, cause: io::Error) -> InspectError {
