@@ -1,0 +1,274 @@
+//! One segment, line by line, in bounded memory; what cannot be read is counted and skipped.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    path::Path,
+};
+
+use memchr::memchr;
+use serde::Deserialize;
+
+use super::{human, paint::harmless};
+use crate::record::schema::{Record, VERSION};
+
+/// The longest line that is read, in octets. The longest that is written holds a listing of 64 KiB, escaped.
+const LONGEST: usize = 4 * 1024 * 1024;
+
+/// The lines of one segment. Those that nobody asks about are only checked for their outline, which is cheap. Memory: one line of at most [`LONGEST`] octets, one buffer, and the decompressor's window.
+pub(super) struct Lines {
+    name: String,
+    reader: Box<dyn BufRead>,
+    line: Vec<u8>,
+    faults: Faults,
+}
+
+/// What every line has, whatever it says.
+#[derive(Deserialize)]
+pub(super) struct Head<'a> {
+    v: u32,
+    /// The session's id.
+    #[serde(borrow)]
+    pub(super) session: Cow<'a, str>,
+    /// The kind of the record.
+    #[serde(borrow)]
+    pub(super) event: Cow<'a, str>,
+}
+
+impl Lines {
+    /// Reads `file`, which is called `name` in reports; a name that ends in `.zst` is decompressed.
+    pub(super) fn new(name: String, file: File) -> io::Result<Self> {
+        let compressed = Path::new(&name).extension().is_some_and(|extension| extension == "zst");
+        let reader: Box<dyn BufRead> = if compressed {
+            Box::new(BufReader::new(zstd::Decoder::new(file)?))
+        } else {
+            Box::new(BufReader::with_capacity(64 * 1024, file))
+        };
+        Ok(Self { name, reader, line: Vec::new(), faults: Faults::default() })
+    }
+
+    /// Goes on to the next line that looks like a record; false at the end of the file, or where it cannot be read on.
+    pub(super) fn advance(&mut self) -> bool {
+        loop {
+            match self.take() {
+                Ok(Taken::Line) if looks_like_a_record(&self.line) => return true,
+                Ok(Taken::Line) => self.faults.unreadable_behind(&mut *self.reader),
+                Ok(Taken::TooLong) => self.faults.unreadable += 1,
+                Ok(Taken::Torn) => self.faults.torn += 1,
+                Ok(Taken::End) => return false,
+                Err(error) => {
+                    self.faults.broken = Some(error.to_string());
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The octets of the line, without its line end.
+    pub(super) fn line(&self) -> &[u8] {
+        self.line.trim_ascii()
+    }
+
+    /// Whose line it is and what kind; `None`, and counted, when it is not a record of a version that we know.
+    pub(super) fn head(&mut self) -> Option<Head<'_>> {
+        match serde_json::from_slice::<Head<'_>>(&self.line) {
+            Ok(head) if head.v == VERSION => Some(head),
+            Ok(_) => {
+                self.faults.foreign += 1;
+                None
+            }
+            Err(_) => {
+                self.faults.unreadable_behind(&mut *self.reader);
+                None
+            }
+        }
+    }
+
+    /// The whole record; `None`, and counted, when its event is not one that we know. To be asked behind `head`.
+    pub(super) fn record(&mut self) -> Option<Record> {
+        let record = serde_json::from_slice(&self.line).ok();
+        self.faults.foreign += u64::from(record.is_none());
+        record
+    }
+
+    /// Adds what was skipped to the reports.
+    pub(super) fn finish(self, reports: &mut Reports) {
+        reports.note(&self.name, self.faults);
+    }
+
+    fn take(&mut self) -> io::Result<Taken> {
+        self.line.clear();
+        let (mut begun, mut too_long) = (false, false);
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if buffer.is_empty() {
+                return Ok(if begun { Taken::Torn } else { Taken::End });
+            }
+            begun = true;
+            let end = memchr(b'\n', buffer);
+            let used = end.map_or(buffer.len(), |at| at + 1);
+            too_long |= self.line.len() + used > LONGEST;
+            if !too_long {
+                self.line.extend_from_slice(&buffer[..used]);
+            }
+            self.reader.consume(used);
+            if end.is_some() {
+                return Ok(if too_long { Taken::TooLong } else { Taken::Line });
+            }
+        }
+    }
+}
+
+enum Taken {
+    Line,
+    TooLong,
+    Torn,
+    End,
+}
+
+/// Cheap enough for every line of a store: an object, and UTF-8.
+fn looks_like_a_record(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.starts_with(b"{") && line.ends_with(b"}") && std::str::from_utf8(line).is_ok()
+}
+
+/// What was skipped in one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Faults {
+    torn: u64,
+    unreadable: u64,
+    foreign: u64,
+    broken: Option<String>,
+}
+
+impl Faults {
+    /// Counts a line that is no record, and behind which `rest` lies: torn when it is the last one, since a crash leaves such.
+    fn unreadable_behind(&mut self, rest: &mut dyn BufRead) {
+        let last = rest.fill_buf().is_ok_and(<[u8]>::is_empty);
+        *(if last { &mut self.torn } else { &mut self.unreadable }) += 1;
+    }
+}
+
+/// What was skipped in all files. A file that is read twice is reported once.
+#[derive(Default)]
+pub(super) struct Reports {
+    files: BTreeMap<String, Faults>,
+}
+
+impl Reports {
+    /// A file that could not be read at all.
+    pub(super) fn unread(&mut self, name: &str, error: &io::Error) {
+        self.note(name, Faults { broken: Some(error.to_string()), ..Faults::default() });
+    }
+
+    fn note(&mut self, name: &str, faults: Faults) {
+        if faults == Faults::default() {
+            return;
+        }
+        let file = self.files.entry(name.to_owned()).or_default();
+        file.torn = file.torn.max(faults.torn);
+        file.unreadable = file.unreadable.max(faults.unreadable);
+        file.foreign = file.foreign.max(faults.foreign);
+        file.broken = faults.broken.or(file.broken.take());
+    }
+
+    /// Says what was skipped, a line for each kind and file.
+    pub(super) fn write(&self, err: &mut dyn Write) -> io::Result<()> {
+        for (name, faults) in &self.files {
+            let name = harmless(name);
+            let kinds = [
+                (faults.torn, "torn line"),
+                (faults.unreadable, "unreadable line"),
+                (faults.foreign, "line of another version of poptap"),
+            ];
+            for (number, kind) in kinds.into_iter().filter(|(number, _)| *number > 0) {
+                writeln!(err, "{} skipped in {name}", many(number, kind))?;
+            }
+            if let Some(error) = &faults.broken {
+                writeln!(err, "{name} could not be read to its end: {}", harmless(error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `human::plural` for nouns that go on behind `line`.
+fn many(number: u64, kind: &str) -> String {
+    match kind.split_once(" of ") {
+        Some((noun, rest)) => format!("{} of {rest}", human::plural(number, noun)),
+        None => human::plural(number, kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+
+    const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
+
+    /// What `list` still shows, and what it reports.
+    fn listed(name: &str, content: &[u8]) -> (Vec<String>, String) {
+        let (out, err) = Shelf::new().with(name, content).list(JSON);
+        (out.lines().map(|line| record(line).session).collect(), err)
+    }
+
+    #[test]
+    fn a_torn_last_line() {
+        let whole = summary("one", 0, "bob", "complete");
+        let torn = &whole.as_bytes()[..40];
+        let reported = format!("1 torn line skipped in {SESSIONS}\n");
+        let nuls = [0; 100];
+        for tail in [torn, &[torn, b"\n"].concat(), &nuls] {
+            assert_eq!(
+                listed(SESSIONS, &[whole.as_bytes(), tail].concat()),
+                (vec!["one".to_owned()], reported.clone()),
+                "{tail:?}"
+            );
+        }
+        let (sessions, reports) = listed(SESSIONS, whole.trim_end().as_bytes());
+        assert!(sessions.is_empty() && reports.ends_with(&reported), "{reports}");
+    }
+
+    #[test]
+    fn unreadable_and_foreign_lines_in_the_middle() {
+        let foreign = summary("two", 0, "bob", "complete").replace("\"v\":1", "\"v\":2");
+        let incomplete = "{\"v\":1,\"session\":\"three\",\"event\":\"session\"}\n";
+        let content =
+            ["nonsense\n", "\u{e9}{\"session\"}\n", &foreign, incomplete, &summary("one", 0, "bob", "complete")].concat();
+        let reports =
+            format!("2 unreadable lines skipped in {SESSIONS}\n2 lines of another version of poptap skipped in {SESSIONS}\n");
+        assert_eq!(listed(SESSIONS, content.as_bytes()), (vec!["one".to_owned()], reports));
+    }
+
+    #[test]
+    fn a_line_without_end_costs_no_memory() {
+        let mut content = vec![b'x'; 2 * super::LONGEST];
+        content.push(b'\n');
+        content.extend(summary("one", 0, "bob", "complete").bytes());
+        let reports = format!("1 unreadable line skipped in {SESSIONS}\n");
+        assert_eq!(listed(SESSIONS, &content), (vec!["one".to_owned()], reports));
+    }
+
+    #[test]
+    fn compressed_and_torn() {
+        let content: String =
+            (0..3000).map(|number| summary(&format!("s{number}"), 0, &format!("{}", number * 7919), "complete")).collect();
+        let packed = zstd::encode_all(content.as_bytes(), 3).unwrap();
+        let name = format!("{SESSIONS}.zst");
+        assert_eq!(listed(&name, &packed), ((0..3000).map(|number| format!("s{number}")).collect(), String::new()));
+        let (sessions, reports) = listed(&name, &packed[..packed.len() / 2]);
+        assert!(!sessions.is_empty() && sessions.len() < 3000, "{}", sessions.len());
+        assert!(reports.contains(&format!("{name} could not be read to its end: ")), "{reports}");
+    }
+
+    #[test]
+    fn a_file_that_is_read_twice_is_reported_once() {
+        let shelf = Shelf::new().with("events-20261123T063000Z-100-1.jsonl", opened("one", 0) + "torn");
+        assert_eq!(shelf.show("one", TEXT).1, "1 torn line skipped in events-20261123T063000Z-100-1.jsonl\n");
+    }
+}

@@ -1,0 +1,191 @@
+//! Where transcripts lie: the segments of a directory, in order, whatever stage of their life they are in.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use super::{
+    InspectError,
+    lines::{Lines, Reports},
+};
+
+/// The two kinds of segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stream {
+    /// One summary for each session.
+    Sessions,
+    /// Everything else.
+    Events,
+}
+
+impl Stream {
+    /// The kind of record that every session has one of in this stream.
+    pub(super) fn landmark(self) -> &'static str {
+        match self {
+            Self::Sessions => "session",
+            Self::Events => "opened",
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions-",
+            Self::Events => "events-",
+        }
+    }
+}
+
+/// How a segment's name ends, in the order of its life: being written, finished, compressed.
+///
+/// Files are looked for in this order, so one that moves on meanwhile is still found: it is in its next stage before it
+/// leaves the one before.
+const ENDINGS: [&str; 3] = [".jsonl.open", ".jsonl", ".jsonl.zst"];
+
+/// A time in a transcript: RFC 3339, UTC, microseconds.
+const STAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// One segment. They are ordered by time, and those of one process as it wrote them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Segment {
+    start: String,
+    process: u64,
+    number: u64,
+    /// The file's name without its ending.
+    stem: String,
+}
+
+impl Segment {
+    /// `name` taken apart; `None` when it is not a segment of this stream. A name that only begins and ends like one (put
+    /// together by hand, say) counts too.
+    fn parse(stream: Stream, name: &str) -> Option<Self> {
+        let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?;
+        let rest = stem.strip_prefix(stream.prefix())?;
+        let mut parts = rest.rsplitn(3, '-');
+        let (number, process) = (number(parts.next()), number(parts.next()));
+        let start = parts.next().unwrap_or(rest).to_owned();
+        Some(Self { start, process, number, stem: stem.to_owned() })
+    }
+}
+
+fn number(part: Option<&str>) -> u64 {
+    part.and_then(|part| part.parse().ok()).unwrap_or_default()
+}
+
+/// A directory of transcripts, and what had to be skipped in it so far.
+pub(super) struct Store<'a> {
+    directory: &'a Path,
+    /// What was skipped.
+    pub(super) reports: Reports,
+}
+
+impl<'a> Store<'a> {
+    /// The store in `directory`.
+    pub(super) fn new(directory: &'a Path) -> Self {
+        Self { directory, reports: Reports::default() }
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.directory.to_owned()
+    }
+
+    /// The segments of one stream, oldest first.
+    pub(super) fn segments(&self, stream: Stream) -> Result<Vec<Segment>, InspectError> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(self.directory).map_err(|error| self.unreadable(error))? {
+            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
+            segments.extend(name.to_str().and_then(|name| Segment::parse(stream, name)));
+        }
+        // The same segment is seen twice while it is being compressed.
+        segments.sort();
+        segments.dedup();
+        Ok(segments)
+    }
+
+    /// Opens a segment; `None` when it has been removed since (retention), or, and this is reported, when it cannot be opened.
+    pub(super) fn open(&mut self, segment: &Segment) -> Option<Lines> {
+        for ending in ENDINGS {
+            let name = format!("{}{ending}", segment.stem);
+            let opened = File::open(self.directory.join(&name)).and_then(|file| Lines::new(name.clone(), file));
+            match opened {
+                Ok(lines) => return Some(lines),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    self.reports.unread(&name, &error);
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// When a segment was written to last, as the transcript writes times; nothing in it is younger.
+    pub(super) fn modified(&self, segment: &Segment) -> Option<String> {
+        let in_stage = |ending| fs::metadata(self.directory.join(format!("{}{ending}", segment.stem)));
+        let modified = ENDINGS.into_iter().find_map(|ending| in_stage(ending).and_then(|data| data.modified()).ok())?;
+        // Clocks of file systems lag a little: a second more is on the safe side.
+        (OffsetDateTime::from(modified) + time::Duration::SECOND).format(STAMP).ok()
+    }
+
+    fn unreadable(&self, cause: io::Error) -> InspectError {
+        let directory = self.directory();
+        if cause.kind() == io::ErrorKind::NotFound {
+            return InspectError::Missing(directory);
+        }
+        InspectError::Directory { directory, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::Shelf, *};
+
+    #[test]
+    fn segments_come_in_the_order_of_their_making_and_once() {
+        let names = [
+            "events-20261123T063000Z-100-10.jsonl",
+            "events-20261123T063000Z-100-9.jsonl.zst",
+            "events-20261123T063000Z-100-9.jsonl",
+            "events-20261123T063000Z-100-11.jsonl.open",
+            "events-20261122T063000Z-7-1.jsonl",
+            "events-20261122T063000Z-7-1.jsonl.zst.tmp",
+            "sessions-20261123T063000Z-100-1.jsonl",
+            "content-20261123T063000Z-100-1.bin",
+        ];
+        let shelf = names.into_iter().fold(Shelf::new(), |shelf, name| shelf.with(name, ""));
+        let segments = Store::new(shelf.path()).segments(Stream::Events).unwrap();
+        let stems: Vec<_> = segments.iter().map(|segment| segment.stem.as_str()).collect();
+        let expected = [
+            "events-20261122T063000Z-7-1",
+            "events-20261123T063000Z-100-9",
+            "events-20261123T063000Z-100-10",
+            "events-20261123T063000Z-100-11",
+        ];
+        assert_eq!(stems, expected);
+    }
+
+    #[test]
+    fn a_file_that_moved_on_is_still_found_and_one_that_went_is_no_fault() {
+        let shelf = Shelf::new().with("events-a-1-1.jsonl.open", "").with("events-b-1-2.jsonl", "");
+        let mut store = Store::new(shelf.path());
+        let segments = store.segments(Stream::Events).unwrap();
+        fs::rename(shelf.path().join("events-a-1-1.jsonl.open"), shelf.path().join("events-a-1-1.jsonl.zst")).unwrap();
+        fs::remove_file(shelf.path().join("events-b-1-2.jsonl")).unwrap();
+        assert!(store.open(&segments[0]).is_some());
+        assert!(store.open(&segments[1]).is_none());
+        let mut reports = Vec::new();
+        store.reports.write(&mut reports).unwrap();
+        assert_eq!(reports, b"");
+    }
+
+    #[test]
+    fn no_directory() {
+        let error = Store::new(Path::new("/nowhere/at\x1ball")).segments(Stream::Events).unwrap_err();
+        assert!(error.to_string().starts_with("no transcripts to read: the directory `/nowhere/at"), "{error}");
+    }
+}
