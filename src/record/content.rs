@@ -198,7 +198,9 @@ struct Listing {
 impl Listing {
     fn for_keyword(keyword: Keyword, policy: ListingPolicy) -> Option<Self> {
         let most_lines = match (keyword, policy) {
-            (Keyword::Capa | Keyword::Auth | Keyword::Lang, _) | (Keyword::List | Keyword::Uidl, ListingPolicy::Full) => usize::MAX,
+            (Keyword::Capa | Keyword::Auth | Keyword::Lang, _) | (Keyword::List | Keyword::Uidl, ListingPolicy::Full) => {
+                usize::MAX
+            }
             (Keyword::List | Keyword::Uidl, ListingPolicy::Brief) => BRIEF,
             _ => return None,
         };
@@ -284,7 +286,9 @@ mod tests {
 
     #[test]
     fn headers_end_at_a_bare_lf_too() {
-        for (body, end) in [(&b"a: b\n\nx"[..], Some(6)), (b"\r\nx", Some(2)), (b"\n", Some(1)), (b"a\r\nb\r\n", None), (b"\r\r\n", None)] {
+        for (body, end) in
+            [(&b"a: b\n\nx"[..], Some(6)), (b"\r\nx", Some(2)), (b"\n", Some(1)), (b"a\r\nb\r\n", None), (b"\r\r\n", None)]
+        {
             for cut in 1..=body.len() {
                 assert_eq!(measure(Keyword::Top, Wanted::default(), body, cut).0.header_size, end, "{}", body.escape_ascii());
             }
@@ -296,9 +300,12 @@ mod tests {
         let body = b"TOP\r\nsecret\r\nX\x1b\r\nSTLS\r\n";
         let full = Wanted { listings: ListingPolicy::Full, ..Wanted::default() };
         for cut in 1..=body.len() {
-            for (keyword, wanted, lines) in
-                [(Keyword::Capa, Wanted::default(), 4), (Keyword::List, Wanted::default(), 3), (Keyword::Uidl, full, 4), (Keyword::Retr, full, 0)]
-            {
+            for (keyword, wanted, lines) in [
+                (Keyword::Capa, Wanted::default(), 4),
+                (Keyword::List, Wanted::default(), 3),
+                (Keyword::Uidl, full, 4),
+                (Keyword::Retr, full, 0),
+            ] {
                 let (content, _) = measure(keyword, wanted, body, cut);
                 assert_eq!(content.listing, ["TOP", "[withheld]", r"X\x1b", "STLS"][..lines], "{keyword:?} cut at {cut}");
                 assert_eq!(content.policy.is_some(), keyword == Keyword::Retr);

@@ -131,10 +131,15 @@ pub(super) fn lock(file: &File) -> io::Result<()> {
 
 /// Creates a segment and takes its lock, which is held while it is written.
 ///
-/// Between the two, somebody who looks for segments of crashed processes may have taken it for one of them and removed it.
+/// Between the two, somebody who looks for segments of crashed processes may have taken it for one of them and removed it. And
+/// a segment of that name may have been finished and compressed already: compressing this one would replace it.
 fn create(path: &Path) -> io::Result<File> {
     let file = private().append(true).create_new(true).open(path)?;
     lock(&file)?;
+    if path.with_extension("jsonl.zst").exists() {
+        fs::remove_file(path)?;
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     let same = fs::metadata(path).is_ok_and(|found| file.metadata().is_ok_and(|own| own.ino() == found.ino()));
     if same { Ok(file) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }

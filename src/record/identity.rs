@@ -8,9 +8,30 @@ use zeroize::Zeroizing;
 
 /// SASL mechanisms by name: those that a record may name in full. Another name may be a mistyped password.
 const MECHANISMS: [&str; 24] = [
-    "ANONYMOUS", "CRAM-MD5", "DIGEST-MD5", "EXTERNAL", "GS2-KRB5", "GS2-KRB5-PLUS", "GSS-SPNEGO", "GSSAPI", "KERBEROS_V4", "LOGIN",
-    "MSN", "NTLM", "OAUTHBEARER", "OTP", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS",
-    "SCRAM-SHA-512", "SCRAM-SHA-512-PLUS", "SKEY", "XOAUTH", "XOAUTH2",
+    "ANONYMOUS",
+    "CRAM-MD5",
+    "DIGEST-MD5",
+    "EXTERNAL",
+    "GS2-KRB5",
+    "GS2-KRB5-PLUS",
+    "GSS-SPNEGO",
+    "GSSAPI",
+    "KERBEROS_V4",
+    "LOGIN",
+    "MSN",
+    "NTLM",
+    "OAUTHBEARER",
+    "OTP",
+    "PLAIN",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-512",
+    "SCRAM-SHA-512-PLUS",
+    "SKEY",
+    "XOAUTH",
+    "XOAUTH2",
 ];
 
 /// What a SASL message of the client's holds.

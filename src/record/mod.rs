@@ -22,6 +22,8 @@ mod secrets;
 mod segment;
 mod store;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod writer;
 

@@ -382,7 +382,8 @@ impl Recorder {
         let mut content = body.finish(octets, complete, total_us, |line| self.redactor.hides(line));
         if content.policy.is_some() {
             self.tally.message_ends(keyword, content.size, complete);
-            content.policy = content.policy.filter(|_| self.shared.keeps_content()).or(Some(content::describe(ContentPolicy::None)));
+            content.policy =
+                content.policy.filter(|_| self.shared.keeps_content()).or(Some(content::describe(ContentPolicy::None)));
         }
         self.emit(Body::Content(content));
     }

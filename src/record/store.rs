@@ -267,7 +267,11 @@ impl Shared {
     pub(super) fn warn_of_gap(&self, session: &str) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept_quiet) = full.allow(self.clock.now().steady) {
-            tracing::warn!(session, kept_quiet, "the transcript's buffer is full: events of sessions are not recorded until the writer has caught up");
+            tracing::warn!(
+                session,
+                kept_quiet,
+                "the transcript's buffer is full: events of sessions are not recorded until the writer has caught up"
+            );
         }
     }
 }

@@ -183,7 +183,9 @@ impl Tally {
             "timeout-greeting" => "timed out: no greeting from the server".to_owned(),
             "timeout-login" => "timed out: no login in time".to_owned(),
             "timeout-idle" => format!("timed out: idle for {}", duration(silent_us)),
-            "timeout-half-closed" => format!("timed out: nothing for {} after one side had ended its stream", duration(silent_us)),
+            "timeout-half-closed" => {
+                format!("timed out: nothing for {} after one side had ended its stream", duration(silent_us))
+            }
             "violation" => self.fault(closed),
             "upstream-unreachable" => because("could not reach the server"),
             "upstream-refused" => because("the server refused the session"),
@@ -371,7 +373,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (octets, expected) in [(0, "0 octets"), (999, "999 octets"), (1_000, "1.0 kB"), (12_345, "12 kB"), (2_500_000, "2.5 MB")] {
+        for (octets, expected) in
+            [(0, "0 octets"), (999, "999 octets"), (1_000, "1.0 kB"), (12_345, "12 kB"), (2_500_000, "2.5 MB")]
+        {
             assert_eq!(size(octets), expected);
         }
     }

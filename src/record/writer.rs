@@ -124,7 +124,13 @@ struct Kept {
 }
 
 impl Writer {
-    pub(super) fn new(plan: Plan, storage: Option<Box<dyn Storage>>, feed: Option<Feed>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        storage: Option<Box<dyn Storage>>,
+        feed: Option<Feed>,
+        clock: Arc<dyn Clock>,
+        health: Arc<Health>,
+    ) -> Self {
         let swept = clock.now().steady;
         Self {
             plan,
