@@ -35,9 +35,8 @@ impl<'a> Capability<'a> {
 /// Clients take anything of that form, so anything of that form is found.
 #[must_use]
 pub fn apop_timestamp(greeting: &[u8]) -> Option<Range<usize>> {
-    static TIMESTAMP: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?-u)<[^<>\s]*@[^<>\s]*>").unwrap_or_else(|error| unreachable!("a fixed pattern: {error}"))
-    });
+    static TIMESTAMP: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?-u)<[^<>\s]*@[^<>\s]*>").unwrap_or_else(|error| unreachable!("a fixed pattern: {error}")));
     TIMESTAMP.find(greeting).map(|found| found.range())
 }
 

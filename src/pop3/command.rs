@@ -84,10 +84,7 @@ impl Keyword {
     /// Reads a keyword, in any case.
     #[must_use]
     pub fn parse(word: &[u8]) -> Self {
-        Self::NAMED
-            .iter()
-            .find(|(_, name)| word.eq_ignore_ascii_case(name.as_bytes()))
-            .map_or(Self::Unknown, |&(keyword, _)| keyword)
+        Self::NAMED.iter().find(|(_, name)| word.eq_ignore_ascii_case(name.as_bytes())).map_or(Self::Unknown, |&(keyword, _)| keyword)
     }
 
     /// The keyword in upper case; `?` for an unknown one.

@@ -62,9 +62,9 @@ impl Archivist {
     /// Finishes all segments that nobody writes any more, and removes drafts that nobody works on.
     pub(super) fn recover(&self) -> io::Result<()> {
         for name in self.names()? {
-            if name.ends_with(".tmp") {
+            if has_extension(&name, "tmp") {
                 remove_unlocked(&self.directory.join(&name))?;
-            } else if let Some((stream, stem)) = parse(&name).filter(|_| name.ends_with(".jsonl")) {
+            } else if let Some((stream, stem)) = parse(&name).filter(|_| has_extension(&name, "jsonl")) {
                 self.finish(stream, stem)?;
             }
         }
@@ -157,6 +157,10 @@ fn parse(name: &str) -> Option<(Stream, &str)> {
         _ => return None,
     };
     Some((stream, rest.strip_suffix(suffix)?))
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found == extension)
 }
 
 fn stem(name: &str) -> Option<&str> {

@@ -59,7 +59,12 @@ impl Body {
         }
     }
 
-    /// Whose answer this is.
+    /// The command that is answered.
+    pub(super) fn n(&self) -> Ordinal {
+        self.n
+    }
+
+    /// Its keyword.
     pub(super) fn keyword(&self) -> Keyword {
         self.keyword
     }

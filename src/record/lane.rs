@@ -93,9 +93,9 @@ impl Lane {
         self.segment(storage, now).map(|segment| &*segment.stem)
     }
 
-    /// Finishes the segment when it is full, `side` octets of its side file counted in, or old enough. True when it did.
-    pub(super) fn rotate(&mut self, storage: &mut dyn Storage, now: &Moment, side: u64, size: u64, age: Duration) -> bool {
-        let due = |segment: &Segment| segment.written + side >= size || now.steady.saturating_sub(segment.since) >= age;
+    /// Finishes the segment when it is full, with `beside` octets in its side file, or old enough. True when it did.
+    pub(super) fn rotate(&mut self, storage: &mut dyn Storage, now: &Moment, beside: u64, size: u64, age: Duration) -> bool {
+        let due = |segment: &Segment| segment.written + beside >= size || now.steady.saturating_sub(segment.since) >= age;
         let rotate = storage.rotates() && self.segment.as_ref().is_some_and(due);
         if rotate {
             self.close(storage);

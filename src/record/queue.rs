@@ -16,6 +16,7 @@ use std::{
 };
 
 use super::schema::{Body, Record};
+use crate::tap::Ordinal;
 
 /// The writer wakes when this many octets wait for it …
 const BATCH: u64 = 64 * 1024;
@@ -27,8 +28,8 @@ const LINGER: Duration = Duration::from_millis(20);
 pub(super) enum Message {
     /// A line of the transcript.
     Record(Box<Record>),
-    /// A piece of a message's content, for the side file; the piece belongs to the session's next [`Body::Content`].
-    Kept { session: Arc<str>, octets: Vec<u8> },
+    /// A piece of the message that answers command `n`, for the side file.
+    Kept { session: Arc<str>, n: Ordinal, octets: Vec<u8> },
 }
 
 impl Message {
@@ -68,6 +69,8 @@ struct Inner {
     since: Option<Instant>,
     /// Records that were sent and are neither written nor given up.
     unwritten: u64,
+    /// When the writer last moved on, or was last given something after it had nothing.
+    progress: Option<Instant>,
     wakers: HashMap<Arc<str>, Waker>,
     closed: bool,
 }
@@ -102,6 +105,9 @@ impl Queue {
     pub(super) fn send(&self, message: Message) {
         let weight = message.weight();
         let mut inner = self.lock();
+        if inner.unwritten == 0 {
+            inner.progress = Some(Instant::now());
+        }
         inner.unwritten += u64::from(matches!(message, Message::Record(_)));
         if inner.closed {
             return;
@@ -148,6 +154,7 @@ impl Queue {
         self.used.fetch_sub(octets, Ordering::SeqCst);
         let mut inner = self.lock();
         inner.unwritten = inner.unwritten.saturating_sub(records);
+        inner.progress = Some(Instant::now());
         if !self.has_room() || inner.wakers.is_empty() {
             return;
         }
@@ -167,6 +174,12 @@ impl Queue {
         self.lock().unwritten
     }
 
+    /// Whether there is something to write and the writer has not moved on for longer than `patience`: its disk hangs.
+    pub(super) fn is_stuck(&self, patience: Duration) -> bool {
+        let inner = self.lock();
+        inner.unwritten > 0 && inner.progress.is_some_and(|progress| progress.elapsed() > patience)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +192,7 @@ mod tests {
     use super::*;
 
     fn piece(octets: usize) -> Message {
-        Message::Kept { session: "s".into(), octets: vec![0; octets] }
+        Message::Kept { session: "s".into(), n: 1, octets: vec![0; octets] }
     }
 
     #[derive(Default)]

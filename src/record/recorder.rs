@@ -359,7 +359,7 @@ impl Recorder {
         let recording = self.is_recording();
         let Some(body) = &mut self.body else { return };
         if recording && body.lost() == 0 {
-            self.shared.send(Message::Kept { session: Arc::clone(&self.id), octets: piece.to_vec() });
+            self.shared.send(Message::Kept { session: Arc::clone(&self.id), n: body.n(), octets: piece.to_vec() });
         } else {
             body.lose(piece.len());
         }

@@ -13,8 +13,8 @@ const PREFIX: usize = 12;
 /// Words of a secret shorter than this are not looked for on their own.
 const WORD: usize = 4;
 
-/// Octets of secrets that are held at most, each line's counted in full. With more outstanding, every text of the server's is withheld.
-const HELD: usize = 64 * 1024;
+/// Octets of memory that a session's secrets may take, about. With more outstanding, every text of the server's is withheld.
+const HELD: usize = 32 * 1024;
 
 /// Secrets whose command is unanswered, and those of the command that was answered last.
 #[derive(Default)]
@@ -36,14 +36,15 @@ struct Held {
 impl Secrets {
     /// Holds `text` and its words as secrets of command `n`.
     pub(super) fn hold(&mut self, n: Ordinal, text: &[u8]) {
-        if self.octets + text.len() > HELD {
+        let mut needles: Vec<_> = needle(text).into_iter().collect();
+        needles.extend(words(text).filter(|word| word.len() >= WORD).filter_map(needle));
+        let octets = needles.iter().map(|needle| needle.len() + size_of::<Zeroizing<Vec<u8>>>()).sum();
+        if self.octets + octets > HELD {
             self.blind_until = self.blind_until.max(n);
             return;
         }
-        let mut needles: Vec<_> = needle(text).into_iter().collect();
-        needles.extend(words(text).filter(|word| word.len() >= WORD).filter_map(needle));
-        self.octets += text.len();
-        self.held.push_back(Held { n, answered: false, octets: text.len(), needles });
+        self.octets += octets;
+        self.held.push_back(Held { n, answered: false, octets, needles });
     }
 
     /// Whether `text`, sent by the server, holds a secret that it was just sent.
@@ -123,14 +124,14 @@ mod tests {
     #[test]
     fn too_many_secrets_blind() {
         let mut secrets = Secrets::default();
-        for n in 1..=300 {
+        for n in 1..=3000 {
             secrets.hold(n, &[b'x'; 400]);
         }
         assert!(secrets.octets <= HELD);
         assert!(secrets.are_echoed_in(b"+OK"));
-        secrets.answered(299);
+        secrets.answered(2999);
         assert!(secrets.are_echoed_in(b"+OK"));
-        secrets.answered(300);
+        secrets.answered(3000);
         assert!(!secrets.are_echoed_in(b"+OK"));
     }
 }

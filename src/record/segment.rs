@@ -49,7 +49,6 @@ pub(super) trait Storage: Send {
 }
 
 /// Standard output takes both streams, line by line.
-#[derive(Default)]
 pub(super) struct Standard;
 
 impl Storage for Standard {

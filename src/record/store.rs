@@ -26,6 +26,9 @@ use crate::config::{ContentPolicy, OnError, OnFull, Place, Streams, Transcript, 
 /// Octets that may wait for the writer when there is a live view and no transcript.
 const LIVE_BUFFER: u64 = 1024 * 1024;
 
+/// A writer that stands still for this long with something to write hangs.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// Digits of a session's id: Crockford's base 32 in lower case, which has no `i`, `l`, `o` and `u`.
 const ID_DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -114,7 +117,7 @@ impl Store {
         let storage: Option<Box<dyn Storage>> = match transcript {
             None => None,
             Some(transcript) => Some(match &transcript.place {
-                Place::Stdout => Box::new(Standard::default()),
+                Place::Stdout => Box::new(Standard),
                 Place::Directory(path) => Box::new(directory::open(path, transcript)?),
             }),
         };
@@ -160,11 +163,12 @@ impl Store {
         Recorder::new(Arc::clone(&self.shared), draw_id(), opened)
     }
 
-    /// Whether new sessions may be accepted: false while `on_error` is `refuse` and the store cannot be written.
+    /// Whether new sessions may be accepted: false while `on_error` is `refuse` and the store cannot be written, or hangs.
     #[must_use]
     pub fn accepts_sessions(&self) -> bool {
         let refuses = self.shared.transcript.as_ref().is_some_and(|transcript| transcript.on_error == OnError::Refuse);
-        !(refuses && self.shared.health.is_failing())
+        let stuck = || self.shared.queue.as_ref().is_some_and(|queue| queue.is_stuck(STUCK));
+        !(refuses && (self.shared.health.is_failing() || stuck()))
     }
 
     /// Writes what waits, finishes the segments (compressing them, where that is wanted), and says what was lost.
@@ -179,6 +183,14 @@ impl Store {
         }
         let unwritten = self.shared.queue.as_ref().map_or(0, |queue| queue.unwritten());
         Loss { unwritten, ..self.shared.health.loss() }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// The way to the writer, for tests.
+    pub(super) fn queue(&self) -> &Queue {
+        self.shared.queue.as_ref().unwrap()
     }
 }
 

@@ -565,10 +565,37 @@ async fn a_hung_disk_holds_nobody_up_for_ever() {
     let mut player = Player::new(&store);
     player.login();
     let _ = player.close("quit");
+    let stuck = |store: &Store| store.queue().is_stuck(Duration::ZERO);
+    assert!(stuck(&store));
     let loss = store.finish(Duration::from_millis(1)).await;
     assert_eq!(loss.unwritten, 7);
     disk.hang(false);
     assert!(store.finish(LIMIT).await.is_none());
+    assert!(!stuck(&store));
+}
+
+#[test]
+fn pieces_of_a_message_whose_record_was_lost_are_not_the_next_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let transcript = Transcript { content: ContentPolicy::Full, ..in_directory(directory.path()) };
+    let storage = Box::new(directory::open(directory.path(), &transcript).unwrap());
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+    let mut writer = super::writer::Writer::new(super::writer::Plan::of(&transcript), Some(storage), None, clock, Arc::default());
+    for n in [1, 2] {
+        writer.take(super::queue::Message::Kept { session: "s".into(), n, octets: vec![b'x'; 10] });
+    }
+    let body = Body::Content(schema::Content { n: 2, ..schema::Content::default() });
+    writer.take(super::queue::Message::Record(Box::new(Record {
+        v: 1,
+        session: "s".into(),
+        time: String::new(),
+        at_us: 0,
+        body,
+    })));
+    writer.finish();
+    let found = events(directory.path());
+    let Body::Content(content) = &found[0].body else { panic!("{found:?}") };
+    assert_eq!(content.kept.iter().map(|piece| (piece.offset, piece.length)).collect::<Vec<_>>(), [(10, 10)]);
 }
 
 fn poll(recorder: &mut Recorder) -> Poll<Result<(), Full>> {

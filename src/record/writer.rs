@@ -24,7 +24,10 @@ use super::{
     store::Loss,
     throttle::Throttle,
 };
-use crate::config::{Streams, Transcript};
+use crate::{
+    config::{Streams, Transcript},
+    tap::Ordinal,
+};
 
 /// How often finished segments are looked after when nothing else happens.
 const SWEEP: Duration = Duration::from_secs(600);
@@ -118,6 +121,8 @@ struct Side {
 /// What is kept of the message that a session is passing.
 #[derive(Default)]
 struct Kept {
+    /// The command that the message answers. The record of an earlier one may have been lost.
+    n: Ordinal,
     pieces: Vec<Piece>,
     /// A piece was lost; what follows is not kept, so that what is kept is a beginning.
     broken: bool,
@@ -181,7 +186,7 @@ impl Writer {
     pub(super) fn take(&mut self, message: Message) {
         match message {
             Message::Record(record) => self.record(record),
-            Message::Kept { session, octets } => self.keep(session, &octets),
+            Message::Kept { session, n, octets } => self.keep(&session, n, &octets),
         }
     }
 
@@ -239,7 +244,8 @@ impl Writer {
 
     fn record(&mut self, mut record: Box<Record>) {
         if let Body::Content(content) = &mut record.body {
-            content.kept = self.kept.remove(&*record.session).unwrap_or_default().pieces;
+            let kept = self.kept.remove(&*record.session).filter(|kept| kept.n == content.n);
+            content.kept = kept.map(|kept| kept.pieces).unwrap_or_default();
         }
         if let Body::Session(summary) = &mut record.body {
             self.kept.remove(&*record.session);
@@ -297,7 +303,6 @@ impl Writer {
         self.health.events.fetch_add(1, Ordering::SeqCst);
         let absent = self.absent(&record.session);
         absent.missing.count(&record.body);
-        absent.time.clone_from(&record.time);
         absent.at_us = record.at_us;
         if self.dropped.len() < SESSIONS {
             *self.dropped.entry(record.session.clone()).or_default() += 1;
@@ -310,18 +315,20 @@ impl Writer {
     }
 
     /// Appends a piece of a message to the side file.
-    fn keep(&mut self, session: Arc<str>, octets: &[u8]) {
-        let broken = self.kept.get(&session).is_some_and(|kept| kept.broken);
+    fn keep(&mut self, session: &Arc<str>, n: Ordinal, octets: &[u8]) {
+        let broken = self.kept.get(session).is_some_and(|kept| kept.n == n && kept.broken);
         let placed = if broken { None } else { self.write_side(octets) };
-        let kept = self.kept.entry(Arc::clone(&session)).or_default();
-        match placed {
-            Some(piece) => append(&mut kept.pieces, piece),
-            None => {
-                kept.broken = true;
-                self.health.content_octets.fetch_add(octets.len() as u64, Ordering::SeqCst);
-                self.absent(&session).missing.content(octets.len() as u64);
-            }
+        let kept = self.kept.entry(Arc::clone(session)).or_default();
+        if kept.n != n {
+            *kept = Kept { n, ..Kept::default() };
         }
+        if let Some(piece) = placed {
+            append(&mut kept.pieces, piece);
+            return;
+        }
+        kept.broken = true;
+        self.health.count_lost(0, octets.len() as u64);
+        self.absent(session).missing.content(octets.len() as u64);
     }
 
     /// Writes to the side file; on failure takes back what was written and says so in the log.
@@ -372,8 +379,8 @@ impl Writer {
         self.flush_lane(stream, now);
         if stream == Stream::Events && !self.events.is_down() {
             for (session, absent) in std::mem::take(&mut self.missing) {
-                let (time, at_us) = (absent.time.clone(), absent.at_us);
-                self.write(&absent.record(session, time, at_us));
+                let at_us = absent.at_us;
+                self.write(&absent.record(session, now.stamp(), at_us));
             }
             self.flush_lane(stream, now);
         }
@@ -400,11 +407,10 @@ impl Writer {
     }
 }
 
-/// What is missing of one session, and when that was last.
+/// What is missing of one session, and how far it had come then.
 #[derive(Default)]
 struct Absent {
     missing: Missing,
-    time: String,
     at_us: u64,
 }
 

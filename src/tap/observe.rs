@@ -266,10 +266,9 @@ impl ViolationKind {
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::PlaintextBehindStls => ("plaintext-behind-stls", "it sent plain text where a TLS handshake had to follow STLS"),
-            Self::PlaintextBehindStlsReply => (
-                "plaintext-behind-stls-reply",
-                "it sent plain text behind its reply to STLS, where a TLS handshake had to follow",
-            ),
+            Self::PlaintextBehindStlsReply => {
+                ("plaintext-behind-stls-reply", "it sent plain text behind its reply to STLS, where a TLS handshake had to follow")
+            }
             Self::TlsOnPlainPort => ("tls-on-plain-port", "it started TLS on a plain port"),
         }
     }
