@@ -1,2 +1,32 @@
 //! The transcript: events → redacted records → the store.
+//!
+//! A [`Recorder`] watches one session. It redacts by the kind of each event, measures what passes, and sends [`schema::Record`]s
+//! through one bounded queue to the writer's thread, which appends them to segments and survives whatever the disk does.
+//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
+
+mod archive;
+mod clock;
+mod content;
+mod directory;
+mod escape;
+mod gap;
+mod identity;
+mod lane;
+mod live;
+mod queue;
+mod recorder;
+mod redact;
+mod retention;
 pub mod schema;
+mod secrets;
+mod segment;
+mod store;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod throttle;
+mod writer;
+
+pub use escape::{escape, unescape};
+pub use recorder::{Full, Recorder};
+pub use store::{LiveView, Loss, Store, StoreError};

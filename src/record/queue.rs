@@ -1,0 +1,235 @@
+//! The way from the sessions to the writer: a queue with one budget of octets over all of them.
+//!
+//! Nobody blocks here. A session asks whether there is room *before* it labels one thing more, so what is queued stays below
+//! `limit` plus one event for each session, plus the few small records that always get a place (`opened`, `closed`, `gap`,
+//! the summary).
+
+use std::{
+    collections::HashMap,
+    mem::size_of,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use super::schema::{Body, Record};
+use crate::tap::Ordinal;
+
+/// The writer wakes when this many octets wait for it …
+const BATCH: u64 = 64 * 1024;
+
+/// … or when the first of them has waited this long.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// What the writer is sent.
+pub(super) enum Message {
+    /// A line of the transcript.
+    Record(Box<Record>),
+    /// A piece of the message that answers command `n`, for the side file.
+    Kept { session: Arc<str>, n: Ordinal, octets: Vec<u8> },
+}
+
+impl Message {
+    /// Octets that it takes from the budget: about what it holds in memory.
+    pub(super) fn weight(&self) -> u64 {
+        let octets = match self {
+            Self::Kept { octets, .. } => octets.len(),
+            Self::Record(record) => size_of::<Record>() + text_of(&record.body),
+        };
+        octets as u64
+    }
+}
+
+fn text_of(body: &Body) -> usize {
+    match body {
+        Body::Greeting(greeting) => greeting.line.text.as_deref().map_or(0, str::len),
+        Body::Command(command) => command.line.text.as_deref().map_or(0, str::len),
+        Body::Reply(reply) => reply.line.text.as_deref().map_or(0, str::len),
+        Body::Unsolicited(line) => line.line.text.as_deref().map_or(0, str::len),
+        Body::Content(content) => content.listing.iter().map(|line| line.len() + size_of::<String>()).sum(),
+        _ => 0,
+    }
+}
+
+/// The queue.
+pub(super) struct Queue {
+    limit: u64,
+    used: AtomicU64,
+    inner: Mutex<Inner>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    messages: Vec<Message>,
+    octets: u64,
+    since: Option<Instant>,
+    /// Records that were sent and are neither written nor given up.
+    unwritten: u64,
+    /// When the writer last moved on, or was last given something after it had nothing.
+    progress: Option<Instant>,
+    wakers: HashMap<Arc<str>, Waker>,
+    closed: bool,
+}
+
+/// What [`Queue::take`] found.
+pub(super) enum Taken {
+    /// These, in order.
+    Batch(Vec<Message>),
+    /// Nothing, for the time given.
+    Nothing,
+    /// Nothing, and nothing will come.
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0), inner: Mutex::default(), wake: Condvar::new() }
+    }
+
+    /// Whether one event more may be made.
+    pub(super) fn has_room(&self) -> bool {
+        self.used.load(Ordering::SeqCst) < self.limit
+    }
+
+    /// Whether there is so much room that recording may be taken up again after a gap; without the distance, a store
+    /// that is a little too slow would write gap after gap.
+    pub(super) fn has_much_room(&self) -> bool {
+        self.used.load(Ordering::SeqCst) <= self.limit / 2
+    }
+
+    /// Sends a message; it always gets a place. After [`Queue::close`] it is dropped, and stays unwritten.
+    pub(super) fn send(&self, message: Message) {
+        let weight = message.weight();
+        let mut inner = self.lock();
+        if inner.unwritten == 0 {
+            inner.progress = Some(Instant::now());
+        }
+        inner.unwritten += u64::from(matches!(message, Message::Record(_)));
+        if inner.closed {
+            return;
+        }
+        self.used.fetch_add(weight, Ordering::SeqCst);
+        inner.messages.push(message);
+        let before = inner.octets;
+        inner.octets += weight;
+        inner.since.get_or_insert_with(Instant::now);
+        if before == 0 || (before < BATCH && inner.octets >= BATCH) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has `waker` woken when there is room. Ask for room again after this.
+    pub(super) fn wait(&self, session: &Arc<str>, waker: &Waker) {
+        self.lock().wakers.insert(Arc::clone(session), waker.clone());
+    }
+
+    /// The session waits no more.
+    pub(super) fn forget(&self, session: &str) {
+        self.lock().wakers.remove(session);
+    }
+
+    /// The writer's side: waits for a batch, at most for `patience` when nothing comes.
+    pub(super) fn take(&self, patience: Duration) -> Taken {
+        let inner = self.lock();
+        let idle = |inner: &mut Inner| inner.messages.is_empty() && !inner.closed;
+        let (inner, _) = self.wake.wait_timeout_while(inner, patience, idle).unwrap_or_else(PoisonError::into_inner);
+        let linger = inner.since.map_or(Duration::ZERO, |since| LINGER.saturating_sub(since.elapsed()));
+        let filling = |inner: &mut Inner| !inner.messages.is_empty() && inner.octets < BATCH && !inner.closed;
+        let (mut inner, _) = self.wake.wait_timeout_while(inner, linger, filling).unwrap_or_else(PoisonError::into_inner);
+        inner.octets = 0;
+        inner.since = None;
+        match std::mem::take(&mut inner.messages) {
+            messages if !messages.is_empty() => Taken::Batch(messages),
+            _ if inner.closed => Taken::Closed,
+            _ => Taken::Nothing,
+        }
+    }
+
+    /// The writer's side: gives back the room of messages that were dealt with, `records` of them records.
+    pub(super) fn release(&self, octets: u64, records: u64) {
+        self.used.fetch_sub(octets, Ordering::SeqCst);
+        let mut inner = self.lock();
+        inner.unwritten = inner.unwritten.saturating_sub(records);
+        inner.progress = Some(Instant::now());
+        if !self.has_room() || inner.wakers.is_empty() {
+            return;
+        }
+        let wakers = std::mem::take(&mut inner.wakers);
+        drop(inner);
+        wakers.into_values().for_each(Waker::wake);
+    }
+
+    /// Nothing more will be sent; what waits is still taken.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Records that were sent and are neither written nor given up.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.lock().unwritten
+    }
+
+    /// Whether there is something to write and the writer has not moved on for longer than `patience`: its disk hangs.
+    pub(super) fn is_stuck(&self, patience: Duration) -> bool {
+        let inner = self.lock();
+        inner.unwritten > 0 && inner.progress.is_some_and(|progress| progress.elapsed() > patience)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn piece(octets: usize) -> Message {
+        Message::Kept { session: "s".into(), n: 1, octets: vec![0; octets] }
+    }
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl std::task::Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn room_is_given_back_and_waiters_are_woken() {
+        let queue = Queue::new(100);
+        let bell = Arc::new(Bell::default());
+        queue.send(piece(60));
+        assert!(queue.has_room() && !queue.has_much_room());
+        queue.send(piece(60));
+        assert!(!queue.has_room());
+        queue.wait(&"s".into(), &Arc::clone(&bell).into());
+        queue.release(10, 0);
+        assert_eq!(bell.0.load(Ordering::SeqCst), 0);
+        queue.release(60, 0);
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+        assert!(queue.has_much_room());
+    }
+
+    #[test]
+    fn batches_come_in_order_and_then_the_end() {
+        let queue = Queue::new(100);
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
+        queue.send(piece(1));
+        queue.send(piece(2));
+        queue.close();
+        queue.send(piece(3));
+        let Taken::Batch(batch) = queue.take(Duration::MAX) else { panic!("no batch") };
+        assert_eq!(batch.iter().map(Message::weight).collect::<Vec<_>>(), [1, 2]);
+        assert!(matches!(queue.take(Duration::MAX), Taken::Closed));
+    }
+}

@@ -1,0 +1,508 @@
+//! One session's recorder: the events of the tap become redacted records.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Sleep;
+
+use super::{
+    clock::Moment,
+    content,
+    gap::Missing,
+    queue::Message,
+    redact::Redactor,
+    schema::{self, Body, Hop, Record, StatusWord},
+    store::Shared,
+    summary::Tally,
+};
+use crate::{
+    config::{ContentPolicy, OnFull},
+    pop3::{Command, Keyword, LineEnd, Peer, Shape, Stage, Status},
+    tap::{Action, Event, Line, Observer, Ordinal, Violation},
+};
+
+/// The transcript's buffer is full, and `on_full` is `close`: end the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the transcript's buffer is full; hint: `on_full = \"wait\"` lets sessions wait instead")]
+pub struct Full;
+
+/// Records one session. It never blocks; [`Recorder::poll_ready`] says when to wait for the writer.
+///
+/// A recorder that is dropped without [`Recorder::close`] still writes that the session ended (reason `abandoned`).
+pub struct Recorder {
+    id: Arc<str>,
+    shared: Arc<Shared>,
+    opened: Moment,
+    now: Moment,
+    redactor: Redactor,
+    tally: Tally,
+    asked: VecDeque<Asked>,
+    body: Option<content::Body>,
+    client_data: Option<(Ordinal, u64)>,
+    /// What is missing since the buffer was full; while it is set, nothing is recorded.
+    gap: Option<Missing>,
+    waiting: Option<Pin<Box<Sleep>>>,
+    stage: Stage,
+    /// Octets of each peer's that events were about: what an abandoned session can say of its totals.
+    seen: [u64; 2],
+    ended: bool,
+}
+
+/// A command that awaits its reply.
+struct Asked {
+    n: Ordinal,
+    keyword: Keyword,
+    at_us: u64,
+    /// The number in its argument: the message, for RETR and TOP.
+    message: Option<u64>,
+}
+
+impl Recorder {
+    pub(super) fn new(shared: Arc<Shared>, id: String, mut opened: schema::Opened) -> Self {
+        let now = shared.clock.now();
+        opened.credentials_revealed = shared.reveals();
+        let recorder = Self {
+            id: id.into(),
+            redactor: Redactor::new(shared.user_key.clone(), shared.reveals()),
+            tally: Tally::new(&opened, now.stamp()),
+            shared,
+            opened: now,
+            now,
+            asked: VecDeque::new(),
+            body: None,
+            client_data: None,
+            gap: None,
+            waiting: None,
+            stage: Stage::Authorization,
+            seen: [0; 2],
+            ended: false,
+        };
+        recorder.send(Body::Opened(opened));
+        recorder
+    }
+
+    /// The session's id: 12 random digits and letters.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Reads the clock. Called once in each turn of the relay's loop; every event in between has this time.
+    pub fn turn(&mut self) {
+        self.now = self.shared.clock.now();
+    }
+
+    /// Ready when one event more may be recorded, or when recording was given up until there is room again (a gap).
+    ///
+    /// With `on_full = "wait"` the task is woken when there is room, or when `wait_limit` is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] when there is no room and `on_full` is `close`.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Full>> {
+        if self.ready() {
+            self.waiting = None;
+            return Poll::Ready(Ok(()));
+        }
+        if self.shared.on_full() == OnFull::Close {
+            return Poll::Ready(Err(Full));
+        }
+        self.shared.wait(&self.id, cx.waker());
+        // Room that was made before the waker was registered woke nobody.
+        if self.shared.has_room() {
+            self.waiting = None;
+            return Poll::Ready(Ok(()));
+        }
+        match self.shared.wait_limit() {
+            Some(limit) if self.poll_wait(limit, cx).is_ready() => {
+                self.give_up();
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// TLS stands on one of the hops.
+    pub fn tls(&mut self, tls: schema::Tls) {
+        self.tally.tls(&tls);
+        self.emit(Body::Tls(tls));
+    }
+
+    /// Something odd that the tap does not know of.
+    pub fn anomaly(&mut self, anomaly: schema::Anomaly) {
+        self.emit(Body::Anomaly(anomaly));
+    }
+
+    /// The session is over: writes `closed` and the summary, and returns the latter with its verdict in words.
+    #[must_use]
+    pub fn close(mut self, closed: schema::Closed) -> schema::Summary {
+        self.end(closed)
+    }
+
+    fn poll_wait(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+
+    /// Records nothing more until there is room again.
+    fn give_up(&mut self) {
+        self.waiting = None;
+        self.gap = Some(Missing::default());
+        self.shared.warn_of_gap(&self.id);
+    }
+
+    fn end(&mut self, closed: schema::Closed) -> schema::Summary {
+        self.ended = true;
+        self.turn();
+        if let Some((n, octets)) = self.client_data.take() {
+            self.emit(Body::ClientData(schema::ClientData { n, octets, complete: false }));
+        }
+        if let Some(missing) = self.gap.take() {
+            self.end_gap(missing);
+        }
+        let summary = self.tally.finish(&closed, self.now.micros_since(&self.opened));
+        self.send(Body::Closed(closed));
+        self.shared.send_summary(self.record(Body::Session(Box::new(summary.clone()))));
+        summary
+    }
+
+    fn end_gap(&mut self, missing: Missing) {
+        self.tally.lost(missing.events());
+        self.shared.count_lost(missing.events(), 0);
+        self.send(Body::Gap(missing.into_gap("full")));
+    }
+
+    /// Records something, or counts it as missing.
+    fn emit(&mut self, body: Body) {
+        if !self.shared.wants_events() {
+            return;
+        }
+        self.waiting = None;
+        if self.is_recording() {
+            self.send(body);
+        } else if let Some(missing) = &mut self.gap {
+            missing.count(&body);
+        }
+    }
+
+    /// Whether events are recorded now; ends a gap when there is room again.
+    fn is_recording(&mut self) -> bool {
+        if self.gap.is_none() && self.shared.on_full() == OnFull::Mark && !self.shared.has_room() {
+            self.give_up();
+        }
+        let Some(missing) = self.gap.take_if(|_| self.shared.has_much_room()) else { return self.gap.is_none() };
+        self.end_gap(missing);
+        true
+    }
+
+    fn send(&self, body: Body) {
+        if self.shared.wants_events() {
+            self.shared.send(Message::Record(Box::new(self.record(body))));
+        }
+    }
+
+    fn record(&self, body: Body) -> Record {
+        let at_us = self.now.micros_since(&self.opened);
+        Record { v: schema::VERSION, session: self.id.to_string(), time: self.now.stamp(), at_us, body }
+    }
+
+    fn at_us(&self) -> u64 {
+        self.now.micros_since(&self.opened)
+    }
+
+    /// A line has passed, up to this place in its peer's stream.
+    fn passed(&mut self, peer: Peer, line: &Line<'_>) {
+        self.seen[peer as usize] = line.offset + line.octets;
+    }
+
+    fn asked(&mut self, n: Ordinal, keyword: Keyword, message: Option<u64>) {
+        let at_us = self.at_us();
+        self.asked.push_back(Asked { n, keyword, at_us, message });
+    }
+
+    /// The command that a reply answers; those before it await none any more.
+    fn answered(&mut self, n: Ordinal) -> Option<&Asked> {
+        while self.asked.front().is_some_and(|asked| asked.n < n) {
+            self.asked.pop_front();
+        }
+        self.asked.front().filter(|asked| asked.n == n)
+    }
+
+    fn since_asked(&mut self, n: Ordinal) -> u64 {
+        let now = self.at_us();
+        self.answered(n).map_or(0, |asked| now.saturating_sub(asked.at_us))
+    }
+
+    fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
+        self.passed(Peer::Upstream, line);
+        let line = self.redactor.server_line(status, line);
+        self.emit(Body::Greeting(schema::Greeting { status: word(status), line }));
+    }
+
+    fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
+        self.passed(Peer::Client, line);
+        self.stage = stage;
+        let shown = self.redactor.command(n, keyword, line, stage);
+        self.tally.command();
+        if shown.user.is_some() || shown.mechanism.is_some() {
+            self.tally.attempt(n, shown.user.as_deref(), shown.mechanism.as_deref());
+        }
+        self.asked(n, keyword, number(line.text));
+        self.emit(Body::Command(schema::Command {
+            n,
+            keyword: keyword.name().to_owned(),
+            line: shown.text,
+            mechanism: shown.mechanism,
+            user: shown.user,
+            forwarded,
+        }));
+    }
+
+    fn sasl_response(&mut self, n: Ordinal, auth: Ordinal, line: &Line<'_>) {
+        self.passed(Peer::Client, line);
+        let sasl = self.redactor.response(n, auth, line);
+        if let Some(user) = &sasl.user {
+            self.tally.attempt(auth, Some(user), self.redactor.mechanism(auth));
+        }
+        if sasl.cancel {
+            self.tally.cancelled(auth);
+        }
+        self.asked(n, Keyword::Unknown, None);
+        self.emit(Body::Sasl(sasl));
+    }
+
+    fn sasl_challenge(&mut self, auth: Ordinal, line: &Line<'_>) {
+        self.passed(Peer::Upstream, line);
+        let sasl = self.redactor.challenge(auth, line);
+        self.emit(Body::Sasl(sasl));
+    }
+
+    /// A line behind an AUTH was a command of its own; its text stays withheld, its reply will name the keyword.
+    fn resolved(&mut self, n: Ordinal, keyword: Keyword) {
+        self.tally.command();
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.n == n) {
+            asked.keyword = keyword;
+        }
+    }
+
+    fn reply(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, shape: Shape, line: &Line<'_>, stage: Stage) {
+        self.passed(Peer::Upstream, line);
+        let latency_us = self.since_asked(n);
+        let shown = self.redactor.server_line(status, line);
+        let multi_line = shape == Shape::MultiLine;
+        if multi_line {
+            self.body = Some(content::Body::new(n, keyword, self.shared.wanted()));
+            self.message_begins(n, keyword);
+        }
+        self.tally.reply(n, keyword, status, stage);
+        self.settled(n, stage);
+        self.emit(Body::Reply(schema::Reply {
+            n,
+            keyword: keyword.name().to_owned(),
+            status: word(status),
+            line: shown,
+            latency_us,
+            multi_line,
+            local: false,
+        }));
+    }
+
+    fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
+        if matches!(keyword, Keyword::Retr | Keyword::Top) {
+            let message = self.answered(n).and_then(|asked| asked.message);
+            self.tally.message_begins(message);
+        }
+    }
+
+    fn settled(&mut self, n: Ordinal, stage: Stage) {
+        self.stage = stage;
+        self.redactor.answered(n, stage);
+    }
+
+    fn local_reply(&mut self, n: Ordinal, text: &[u8]) {
+        let latency_us = self.since_asked(n);
+        let keyword = self.answered(n).map_or(Keyword::Unknown, |asked| asked.keyword);
+        let end = memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1);
+        let first = text[..end].trim_ascii_end();
+        let line = Line { text: first, octets: text.len() as u64, offset: 0, end: LineEnd::CrLf };
+        let status = Status::of(first);
+        let mut shown = self.redactor.server_line(status, &line);
+        shown.cut = end < text.len();
+        self.tally.reply(n, keyword, status, self.stage);
+        self.settled(n, self.stage);
+        self.emit(Body::Reply(schema::Reply {
+            n,
+            keyword: keyword.name().to_owned(),
+            status: word(status),
+            line: shown,
+            latency_us,
+            multi_line: false,
+            local: true,
+        }));
+    }
+
+    fn content(&mut self, octets: &[u8]) {
+        let Some(body) = &mut self.body else { return };
+        let keep = body.take(octets);
+        if keep > 0 && self.shared.keeps_content() {
+            self.keep(&octets[..keep]);
+        }
+    }
+
+    /// Keeps a piece of a message, or counts it as missing, and then everything behind it.
+    fn keep(&mut self, piece: &[u8]) {
+        self.waiting = None;
+        let recording = self.is_recording();
+        let Some(body) = &mut self.body else { return };
+        if recording && body.lost() == 0 {
+            self.shared.send(Message::Kept { session: Arc::clone(&self.id), n: body.n(), octets: piece.to_vec() });
+        } else {
+            body.lose(piece.len());
+        }
+    }
+
+    /// Says how much of a body could not be kept.
+    fn content_missing(&mut self, octets: u64) {
+        if octets > 0 {
+            self.shared.count_lost(0, octets);
+            self.emit(Body::Gap(Missing::of_content(octets).into_gap("full")));
+        }
+    }
+
+    fn reply_end(&mut self, n: Ordinal, octets: u64, complete: bool) {
+        self.seen[Peer::Upstream as usize] += octets;
+        let total_us = self.since_asked(n);
+        let Some(body) = self.body.take() else { return };
+        self.content_missing(body.lost());
+        let keyword = body.keyword();
+        let mut content = body.finish(octets, complete, total_us, |line| self.redactor.hides(line));
+        if content.policy.is_some() {
+            self.tally.message_ends(keyword, content.size, complete);
+            content.policy =
+                content.policy.filter(|_| self.shared.keeps_content()).or(Some(content::describe(ContentPolicy::None)));
+        }
+        self.emit(Body::Content(content));
+    }
+
+    fn client_data(&mut self, n: Ordinal, octets: u64, last: bool) {
+        self.seen[Peer::Client as usize] += octets;
+        let total = self.client_data.take().map_or(0, |(_, total)| total) + octets;
+        if last {
+            self.emit(Body::ClientData(schema::ClientData { n, octets: total, complete: true }));
+        } else {
+            self.client_data = Some((n, total));
+        }
+    }
+
+    fn unsolicited(&mut self, status: Option<Status>, line: &Line<'_>) {
+        self.passed(Peer::Upstream, line);
+        let line = self.redactor.server_line(status, line);
+        self.emit(Body::Unsolicited(schema::Unsolicited { status: word(status), line }));
+    }
+
+    fn decision(&mut self, n: Option<Ordinal>, action: Action, rule: &str) {
+        let action = match action {
+            Action::Answer => "answer",
+            Action::RemoveLine => "remove-line",
+            Action::EditLine => "edit-line",
+            Action::Close => "close",
+        };
+        self.emit(Body::Decision(schema::Decision { n, action: action.to_owned(), rule: rule.to_owned() }));
+    }
+
+    fn opaque(&mut self, reason: crate::tap::OpaqueReason, dropped_replies: usize) {
+        self.tally.opaque(reason);
+        self.asked.clear();
+        let body = self.body.take();
+        self.content_missing(body.map_or(0, |body| body.lost()));
+        let (name, explanation) = reason.describe();
+        let dropped_replies = dropped_replies as u64;
+        self.emit(Body::Opaque(schema::Opaque { reason: name.to_owned(), explanation: explanation.to_owned(), dropped_replies }));
+    }
+
+    /// Of a line that never ended, nobody knows what it would have become: its text is withheld.
+    fn unfinished(&mut self, from: Peer, line: &Line<'_>) {
+        self.passed(from, line);
+        let explanation = format!("a line of {} octets was begun and never ended", line.octets);
+        self.emit(Body::Anomaly(schema::Anomaly {
+            id: "unfinished-line".to_owned(),
+            explanation,
+            fault: Some(hop(from)),
+            offset: Some(line.offset),
+        }));
+    }
+
+    fn violation(&mut self, violation: Violation) {
+        self.tally.violation(violation);
+        let (id, explanation) = violation.kind.describe();
+        self.emit(Body::Anomaly(schema::Anomaly {
+            id: id.to_owned(),
+            explanation: explanation.to_owned(),
+            fault: Some(hop(violation.fault)),
+            offset: None,
+        }));
+    }
+}
+
+impl Observer for Recorder {
+    fn ready(&self) -> bool {
+        !self.shared.wants_events() || self.gap.is_some() || self.shared.on_full() == OnFull::Mark || self.shared.has_room()
+    }
+
+    fn on(&mut self, event: &Event<'_>) {
+        let at_us = self.at_us();
+        self.tally.at(at_us);
+        match *event {
+            Event::Greeting { status, line } => self.greeting(status, &line),
+            Event::Command { n, keyword, line, stage, forwarded } => self.command(n, keyword, &line, stage, forwarded),
+            Event::SaslResponse { n, auth, line } => self.sasl_response(n, auth, &line),
+            Event::SaslChallenge { auth, line } => self.sasl_challenge(auth, &line),
+            Event::Resolved { n, keyword } => self.resolved(n, keyword),
+            Event::Reply { n, keyword, status, shape, line, stage } => self.reply(n, keyword, status, shape, &line, stage),
+            Event::Content { octets, .. } => self.content(octets),
+            Event::ReplyEnd { n, octets, complete, .. } => self.reply_end(n, octets, complete),
+            Event::ClientData { n, octets, last } => self.client_data(n, octets, last),
+            Event::Unsolicited { status, line } => self.unsolicited(status, &line),
+            Event::Decision { n, action, rule } => self.decision(n, action, rule),
+            Event::LocalReply { n, text } => self.local_reply(n, text),
+            Event::Opaque { reason, dropped_replies } => self.opaque(reason, dropped_replies),
+            Event::OpaqueOctets { from, octets } => self.seen[from as usize] += octets,
+            Event::Unfinished { from, line } => self.unfinished(from, &line),
+            Event::Violation(violation) => self.violation(violation),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shared.forget(&self.id);
+        if !self.ended {
+            let [client_octets, upstream_octets] = self.seen;
+            let (by, reason) = ("poptap".to_owned(), "abandoned".to_owned());
+            let _ = self.end(schema::Closed { by, reason, client_octets, upstream_octets, ..schema::Closed::default() });
+        }
+    }
+}
+
+fn word(status: Option<Status>) -> StatusWord {
+    match status {
+        Some(Status::Ok) => StatusWord::Ok,
+        Some(Status::Err) => StatusWord::Err,
+        Some(Status::Continue) | None => StatusWord::Other,
+    }
+}
+
+fn hop(peer: Peer) -> Hop {
+    match peer {
+        Peer::Client => Hop::Client,
+        Peer::Upstream => Hop::Upstream,
+    }
+}
+
+fn number(line: &[u8]) -> Option<u64> {
+    std::str::from_utf8(Command::parse(line).arguments().next()?).ok()?.parse().ok()
+}

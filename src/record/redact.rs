@@ -1,0 +1,377 @@
+//! What of a line may be written. Decided by the kind of the event, never by how a line looks.
+
+use std::collections::VecDeque;
+
+use aws_lc_rs::hmac;
+
+use super::{
+    escape::{escape, hex},
+    identity,
+    schema::{Sasl, Text},
+    secrets::Secrets,
+};
+use crate::{
+    pop3::{Command, Keyword, LineEnd, Stage, Status},
+    tap::{Line, Ordinal},
+};
+
+/// Exchanges and user names that are remembered at most; older ones go first.
+const REMEMBERED: usize = 64;
+
+/// Redacts the lines of one session.
+pub(super) struct Redactor {
+    /// With a key, user names are written as keyed digests.
+    user_key: Option<hmac::Key>,
+    /// Nothing is withheld.
+    reveal: bool,
+    secrets: Secrets,
+    exchanges: VecDeque<Exchange>,
+    /// Names to look for in the server's text; only with a key.
+    users: VecDeque<Vec<u8>>,
+    stage: Stage,
+}
+
+/// One AUTH.
+struct Exchange {
+    auth: Ordinal,
+    mechanism: Option<&'static str>,
+    /// Messages of the client's so far.
+    step: usize,
+}
+
+/// What may be written of a command line, and what it says of a login.
+pub(super) struct Shown {
+    pub(super) text: Text,
+    pub(super) mechanism: Option<String>,
+    pub(super) user: Option<String>,
+}
+
+impl Redactor {
+    pub(super) fn new(user_key: Option<hmac::Key>, reveal: bool) -> Self {
+        let user_key = user_key.filter(|_| !reveal);
+        let (exchanges, users) = (VecDeque::new(), VecDeque::new());
+        Self { user_key, reveal, secrets: Secrets::default(), exchanges, users, stage: Stage::Authorization }
+    }
+
+    /// A command line of the client's.
+    pub(super) fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage) -> Shown {
+        self.stage = stage;
+        let command = Command::parse(line.text);
+        let (shown, mechanism, user) = match keyword {
+            Keyword::User | Keyword::Rpop => self.user(&command, line),
+            Keyword::Apop => self.apop(n, &command, line),
+            Keyword::Auth => self.auth(n, &command, line),
+            Keyword::Pass | Keyword::Xclient | Keyword::Xoip => (self.argument_is_secret(n, &command, line), None, None),
+            Keyword::Unknown => (self.unknown_line(n, command.word, line), None, None),
+            _ => (Kept::all(line.text), None, None),
+        };
+        Shown { text: self.text(line, shown), mechanism, user }
+    }
+
+    /// A line of the client's that is or may be a SASL response.
+    pub(super) fn response(&mut self, n: Ordinal, auth: Ordinal, line: &Line<'_>) -> Sasl {
+        self.secrets.hold(n, line.text);
+        let cancel = line.text == b"*";
+        let user = if cancel { None } else { self.message(n, auth, line.text, line.is_whole()) };
+        Sasl {
+            from: super::schema::Hop::Client,
+            auth,
+            n: Some(n),
+            octets: line.octets,
+            offset: line.offset,
+            user,
+            cancel,
+            revealed: self.reveal.then(|| escape(line.text)),
+        }
+    }
+
+    /// A challenge of the server's.
+    pub(super) fn challenge(&self, auth: Ordinal, line: &Line<'_>) -> Sasl {
+        Sasl {
+            from: super::schema::Hop::Upstream,
+            auth,
+            n: None,
+            octets: line.octets,
+            offset: line.offset,
+            user: None,
+            cancel: false,
+            revealed: self.reveal.then(|| escape(line.text)),
+        }
+    }
+
+    /// The mechanism of an AUTH that is under way.
+    pub(super) fn mechanism(&self, auth: Ordinal) -> Option<&'static str> {
+        self.exchanges.iter().rev().find(|exchange| exchange.auth == auth)?.mechanism
+    }
+
+    /// A line of the server's, or a reply of poptap's own.
+    pub(super) fn server_line(&self, status: Option<Status>, line: &Line<'_>) -> Text {
+        let shown = if self.secrets.are_echoed_in(line.text) {
+            Kept::nothing("echo")
+        } else if status.is_none() {
+            self.of_unknown(line.text.split(u8::is_ascii_whitespace).next().unwrap_or_default())
+        } else if self.names_a_user(line.text) {
+            Kept::nothing("user")
+        } else {
+            Kept::all(line.text)
+        };
+        self.text(line, shown)
+    }
+
+    /// Whether a line of a listing holds what must not be written.
+    pub(super) fn hides(&self, line: &[u8]) -> bool {
+        !self.reveal && (self.secrets.are_echoed_in(line) || self.names_a_user(line))
+    }
+
+    /// Command `n` was answered and its reply recorded.
+    pub(super) fn answered(&mut self, n: Ordinal, stage: Stage) {
+        self.stage = stage;
+        self.secrets.answered(n);
+        self.exchanges.retain(|exchange| exchange.auth > n);
+    }
+
+    fn user(&mut self, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
+        let name = command.rest.trim_ascii();
+        if name.is_empty() {
+            return (Kept::all(line.text), None, None);
+        }
+        let user = self.name(name);
+        let kept = if self.user_key.is_some() { Kept::with_user(command, &user) } else { Kept::all(line.text) };
+        (kept, Some("USER".to_owned()), Some(user))
+    }
+
+    /// RFC 1939 §7: `APOP name digest`. With one argument only, that may be the digest.
+    fn apop(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
+        let mechanism = Some("APOP".to_owned());
+        let mut arguments = command.arguments();
+        let (Some(name), Some(_)) = (arguments.next(), arguments.next()) else {
+            return (self.argument_is_secret(n, command, line), mechanism, None);
+        };
+        let behind_name = command.rest.trim_ascii_start().get(name.len()..).unwrap_or_default();
+        self.secrets.hold(n, behind_name);
+        let user = self.name(name);
+        let kept = Kept { redacted: Some("secret"), ..Kept::with_user(command, &user) };
+        (kept, mechanism, Some(user))
+    }
+
+    /// RFC 5034 §4: `AUTH mechanism [initial response]`.
+    fn auth(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
+        let mut arguments = command.arguments();
+        let Some(word) = arguments.next() else { return (Kept::all(line.text), None, None) };
+        let mechanism = identity::mechanism(word);
+        if self.exchanges.len() == REMEMBERED {
+            self.exchanges.pop_front();
+        }
+        self.exchanges.push_back(Exchange { auth: n, mechanism, step: 0 });
+        let Some(name) = mechanism else {
+            self.secrets.hold(n, command.rest);
+            return (Kept::beginning(command, &letters(word), "unknown"), None, None);
+        };
+        let response = command.rest.trim_ascii_start().get(word.len()..).unwrap_or_default().trim_ascii();
+        if response.is_empty() {
+            return (Kept::all(line.text), Some(name.to_owned()), None);
+        }
+        self.secrets.hold(n, response);
+        let user = self.message(n, n, response, line.is_whole());
+        (Kept::beginning(command, &escape(word), "secret"), Some(name.to_owned()), user)
+    }
+
+    /// Reads one SASL message: returns its user, holds its secret.
+    fn message(&mut self, n: Ordinal, auth: Ordinal, line: &[u8], whole: bool) -> Option<String> {
+        let exchange = self.exchanges.iter_mut().rev().find(|exchange| exchange.auth == auth)?;
+        let step = exchange.step;
+        exchange.step += 1;
+        let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, whole);
+        if let Some(secret) = said.secret {
+            self.secrets.hold(n, &secret);
+        }
+        said.user.map(|user| self.name(user.as_bytes()))
+    }
+
+    fn argument_is_secret(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> Kept {
+        if !command.has_argument() {
+            return Kept::all(line.text);
+        }
+        self.secrets.hold(n, command.rest);
+        Kept { text: Some(escape(command.word)), redacted: Some("secret") }
+    }
+
+    fn unknown_line(&mut self, n: Ordinal, word: &[u8], line: &Line<'_>) -> Kept {
+        self.secrets.hold(n, line.text);
+        self.of_unknown(word)
+    }
+
+    /// Anything may stand in a line that nobody understands: a password that was typed too early, or its echo.
+    fn of_unknown(&self, word: &[u8]) -> Kept {
+        let letters = letters(word);
+        let shown = self.stage != Stage::Authorization && !letters.is_empty();
+        Kept { text: shown.then_some(letters), redacted: Some("unknown") }
+    }
+
+    /// A user's name as it is written.
+    fn name(&mut self, name: &[u8]) -> String {
+        let Some(key) = &self.user_key else { return escape(name) };
+        let tag = hmac::sign(key, name);
+        self.users.push_back(name.to_ascii_lowercase());
+        if self.users.len() > REMEMBERED {
+            self.users.pop_front();
+        }
+        format!("user:{}", hex(&tag.as_ref()[..8]))
+    }
+
+    /// Whether a text holds a user's name that must not be written, with or without its domain.
+    fn names_a_user(&self, text: &[u8]) -> bool {
+        if self.users.is_empty() {
+            return false;
+        }
+        let text = text.to_ascii_lowercase();
+        self.users.iter().any(|user| {
+            let local = user.split(|&octet| octet == b'@').next().unwrap_or_default();
+            let name = if local.len() >= 3 { local } else { user };
+            memchr::memmem::find(&text, name).is_some()
+        })
+    }
+
+    fn text(&self, line: &Line<'_>, kept: Kept) -> Text {
+        let kept = if self.reveal { Kept::all(line.text) } else { kept };
+        let line_end = match line.end {
+            LineEnd::CrLf => None,
+            LineEnd::Lf => Some("lf".to_owned()),
+            LineEnd::None => Some("none".to_owned()),
+        };
+        let cut = kept.text.is_some() && !line.is_whole();
+        let redacted = kept.redacted.map(str::to_owned);
+        Text { text: kept.text, redacted, octets: line.octets, offset: line.offset, line_end, cut }
+    }
+}
+
+/// What is kept of a line, escaped.
+struct Kept {
+    text: Option<String>,
+    redacted: Option<&'static str>,
+}
+
+impl Kept {
+    fn all(text: &[u8]) -> Self {
+        Self { text: Some(escape(text)), redacted: None }
+    }
+
+    fn nothing(why: &'static str) -> Self {
+        Self { text: None, redacted: Some(why) }
+    }
+
+    fn beginning(command: &Command<'_>, argument: &str, why: &'static str) -> Self {
+        Self { text: Some(format!("{} {argument}", escape(command.word))), redacted: Some(why) }
+    }
+
+    fn with_user(command: &Command<'_>, user: &str) -> Self {
+        Self::beginning(command, user, "user")
+    }
+}
+
+/// At most four letters of a word.
+fn letters(word: &[u8]) -> String {
+    word.iter().take(4).take_while(|octet| octet.is_ascii_alphabetic()).map(|&octet| char::from(octet)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &[u8]) -> Line<'_> {
+        Line { text, octets: text.len() as u64 + 2, offset: 0, end: LineEnd::CrLf }
+    }
+
+    fn plain() -> Redactor {
+        Redactor::new(None, false)
+    }
+
+    fn hashed() -> Redactor {
+        Redactor::new(Some(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])), false)
+    }
+
+    fn shown(redactor: &mut Redactor, text: &[u8], stage: Stage) -> Shown {
+        redactor.command(1, Command::parse(text).keyword, &line(text), stage)
+    }
+
+    #[test]
+    fn what_is_kept_of_a_command() {
+        for (text, stage, kept, redacted, user) in [
+            (&b"PASS hunter2"[..], Stage::Authorization, Some("PASS"), Some("secret"), None),
+            (b"  pass\thunter2 ", Stage::Authorization, Some("pass"), Some("secret"), None),
+            (b"PASS", Stage::Authorization, Some("PASS"), None, None),
+            (b"USER bob", Stage::Authorization, Some("USER bob"), None, Some("bob")),
+            (b"USER", Stage::Authorization, Some("USER"), None, None),
+            (b"RPOP bob", Stage::Authorization, Some("RPOP bob"), None, Some("bob")),
+            (b"APOP bob c4c9334bac560ecc979e58001b3e22fb", Stage::Authorization, Some("APOP bob"), Some("secret"), Some("bob")),
+            (b"APOP c4c9334bac560ecc979e58001b3e22fb", Stage::Authorization, Some("APOP"), Some("secret"), None),
+            (b"AUTH", Stage::Authorization, Some("AUTH"), None, None),
+            (b"auth plain", Stage::Authorization, Some("auth plain"), None, None),
+            (b"AUTH PLAIN AGJvYgBodW50ZXIy", Stage::Authorization, Some("AUTH PLAIN"), Some("secret"), Some("bob")),
+            (b"AUTH hunter2", Stage::Authorization, Some("AUTH hunt"), Some("unknown"), None),
+            (b"hunter2", Stage::Authorization, None, Some("unknown"), None),
+            (b"hunter2", Stage::Transaction, Some("hunt"), Some("unknown"), None),
+            (b"h0nter2", Stage::Transaction, Some("h"), Some("unknown"), None),
+            (b"1234567", Stage::Transaction, None, Some("unknown"), None),
+            (b"XCLIENT FORWARD=aGk=", Stage::Authorization, Some("XCLIENT"), Some("secret"), None),
+            (b"XOIP 1.2.3.4", Stage::Authorization, Some("XOIP"), Some("secret"), None),
+            (b"RETR 1\x1b", Stage::Transaction, Some(r"RETR 1\x1b"), None, None),
+        ] {
+            let shown = shown(&mut plain(), text, stage);
+            let found = (shown.text.text.as_deref(), shown.text.redacted.as_deref(), shown.user.as_deref());
+            assert_eq!(found, (kept, redacted, user), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_echo_is_withheld_until_the_next_answer() {
+        let mut redactor = plain();
+        shown(&mut redactor, b"PASS hunter2", Stage::Authorization);
+        let echo = |redactor: &Redactor| redactor.server_line(Some(Status::Err), &line(b"-ERR bad password HUNTER2")).redacted;
+        assert_eq!(echo(&redactor).as_deref(), Some("echo"));
+        redactor.answered(1, Stage::Authorization);
+        assert_eq!(echo(&redactor).as_deref(), Some("echo"));
+        redactor.answered(2, Stage::Authorization);
+        assert_eq!(echo(&redactor), None);
+    }
+
+    #[test]
+    fn a_line_without_a_status_is_not_shown() {
+        let mut redactor = plain();
+        let text = redactor.server_line(None, &line(b"NOOP aaaa-ERR no"));
+        assert_eq!((text.text, text.redacted.as_deref()), (None, Some("unknown")));
+        redactor.answered(1, Stage::Transaction);
+        assert_eq!(redactor.server_line(None, &line(b"Goodbye all")).text.as_deref(), Some("Good"));
+    }
+
+    #[test]
+    fn hashed_users() {
+        let mut redactor = hashed();
+        let first = shown(&mut redactor, b"USER bob@example.org", Stage::Authorization);
+        let user = first.user.unwrap();
+        assert!(user.starts_with("user:") && user.len() == 21, "{user}");
+        assert_eq!(first.text.text, Some(format!("USER {user}")));
+        assert_eq!(shown(&mut redactor, b"APOP bob@example.org 0123", Stage::Authorization).user, Some(user));
+        let echo = redactor.server_line(Some(Status::Ok), &line(b"+OK Bob's maildrop"));
+        assert_eq!((echo.text, echo.redacted.as_deref()), (None, Some("user")));
+        assert!(redactor.hides(b"X-USER bob"));
+    }
+
+    #[test]
+    fn an_exchange_in_steps() {
+        let mut redactor = plain();
+        shown(&mut redactor, b"AUTH LOGIN", Stage::Authorization);
+        assert_eq!(redactor.response(2, 1, &line(b"Ym9i")).user.as_deref(), Some("bob"));
+        assert_eq!(redactor.response(3, 1, &line(b"aHVudGVyMg==")).user, None);
+        assert!(redactor.hides(b"hunter2") && redactor.hides(b"aHVudGVyMg=="));
+        assert!(redactor.response(4, 1, &line(b"*")).cancel);
+        assert_eq!(redactor.mechanism(1), Some("LOGIN"));
+    }
+
+    #[test]
+    fn revealed() {
+        let mut redactor = Redactor::new(None, true);
+        assert_eq!(shown(&mut redactor, b"PASS hunter2", Stage::Authorization).text.text.as_deref(), Some("PASS hunter2"));
+        assert_eq!(redactor.response(2, 1, &line(b"Ym9i")).revealed.as_deref(), Some("Ym9i"));
+    }
+}
