@@ -9,6 +9,8 @@ pub mod policy;
 pub mod pop3;
 pub mod record;
 pub mod relay;
+pub mod server;
+mod session;
 pub mod tap;
 pub mod telemetry;
 pub mod tls;
