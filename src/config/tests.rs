@@ -247,7 +247,7 @@ fn a_missing_file_is_named() {
     assert!(refused.contains("/nowhere/p.toml"), "{refused}");
 }
 
-/// Every key, none with its default.
+/// Almost every key, none with its default.
 const EVERYTHING: &str = "
     [[listener]]
     address = ':2110'
