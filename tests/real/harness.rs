@@ -28,7 +28,7 @@ fn every_client_fetches_all_messages_through_a_plain_relay() {
 }
 
 #[test]
-fn every_client_shows_one_changed_octet() {
+fn every_client_shows_changed_octets() {
     let dovecot = Dovecot::start();
     let spoilt = Relay::start_with(dovecot.plain(), |octets| {
         octets.iter().map(|octet| if *octet == b'y' { b'z' } else { *octet }).collect()
