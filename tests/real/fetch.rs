@@ -5,7 +5,7 @@ use std::thread;
 use crate::support::clients::{CLIENTS, Client};
 use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::proxy::Proxy;
-use crate::support::transcript::{Transcript, sha256};
+use crate::support::transcript::sha256;
 use crate::support::{USER, mailbox, wire};
 
 #[test]
@@ -49,7 +49,7 @@ fn sessions_side_by_side_do_not_mix() {
     assert_eq!(transcript.sessions.len(), 16);
     let expected: Vec<_> = sent.iter().map(|message| sha256(message)).collect();
     for session in &transcript.sessions {
-        assert_eq!(digests_of(&transcript, session["session"].as_str().unwrap()), expected);
+        assert_eq!(transcript.digests_of(session["session"].as_str().unwrap()), expected);
     }
 }
 
@@ -65,7 +65,7 @@ fn every_client_gets_the_same_octets(mode: Mode) {
     let expected: Vec<_> = wire::retrieve_all(dovecot.plain()).iter().map(|message| sha256(message)).collect();
     assert_eq!(transcript.sessions.len(), CLIENTS.len());
     for session in &transcript.sessions {
-        assert_eq!(digests_of(&transcript, session["session"].as_str().unwrap()), expected, "{session:#}");
+        assert_eq!(transcript.digests_of(session["session"].as_str().unwrap()), expected, "{session:#}");
         assert_eq!(session["user"], USER, "{session:#}");
         assert_eq!(session["logged_in"], true, "{session:#}");
         assert_eq!(session["messages"], expected.len(), "{session:#}");
@@ -73,11 +73,6 @@ fn every_client_gets_the_same_octets(mode: Mode) {
         assert!(session.get("client_tls").is_none(), "{session:#}");
         assert!(session.get("opaque").is_none(), "{session:#}");
     }
-}
-
-fn digests_of<'a>(transcript: &'a Transcript, session: &str) -> Vec<&'a str> {
-    let messages = transcript.of_kind("content").filter(|event| event["session"] == session && event["keyword"] == "RETR");
-    messages.map(|event| event["sha256"].as_str().expect("a digest of each message")).collect()
 }
 
 /// As `assert_eq!`, but without printing megabytes.

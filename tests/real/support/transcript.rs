@@ -38,7 +38,7 @@ impl Transcript {
     }
 
     /// The events of one kind.
-    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
         self.events.iter().filter(move |event| event["event"] == kind)
     }
 
@@ -47,9 +47,9 @@ impl Transcript {
         self.of_kind("command").map(|event| event["keyword"].as_str().unwrap()).collect()
     }
 
-    /// The digests of all messages that were retrieved, in order.
-    pub(crate) fn digests(&self) -> Vec<&str> {
-        let messages = self.of_kind("content").filter(|event| event["keyword"] == "RETR");
+    /// The digests of the messages that a session retrieved, in order.
+    pub(crate) fn digests_of(&self, session: &str) -> Vec<&str> {
+        let messages = self.of_kind("content").filter(|event| event["session"] == session && event["keyword"] == "RETR");
         messages.map(|event| event["sha256"].as_str().expect("a digest of each message")).collect()
     }
 
