@@ -48,8 +48,11 @@ impl Client {
         match self {
             Self::Curl => curl(address, &inbox, &home, &["--ssl-reqd", "--cacert", file]),
             Self::Poplib => poplib(address, &inbox, &home, "stls", authority),
-            // fetchmail's default: STLS where the server offers it. The login fails where the handshake did.
-            Self::Fetchmail => fetchmail(address, &inbox, &home, &format!("sslproto 'auto' sslcertck sslcertfile '{file}'")),
+            // fetchmail's default is STLS where the server offers it. It knows names in certificates, but no addresses.
+            Self::Fetchmail => {
+                let tls = format!("sslproto 'auto' sslcertck sslcertfile '{file}' sslcommonname 'localhost'");
+                fetchmail(address, &inbox, &home, &tls);
+            }
             Self::Mpop | Self::Getmail => unreachable!("not needed so far"),
         }
         collect(&inbox)
