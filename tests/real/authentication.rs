@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::clients::isolated;
-use crate::support::dovecot::{Dovecot, MODES, Mode, scratch};
+use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::process::{describe, run_unchecked};
 use crate::support::proxy::Proxy;
 use crate::support::wire::Wire;
-use crate::support::{PASSWORD, USER};
+use crate::support::{PASSWORD, USER, scratch};
 
 /// What no account has; long enough to be recognised wherever it turns up.
 const WRONG: &str = "Zx7-lantern-Osier";
@@ -24,12 +24,12 @@ fn auth_plain_works_with_and_without_an_initial_response() {
         let proxy = Proxy::start(&dovecot, mode);
         let mut at_once = Wire::connect(proxy.address());
         assert!(at_once.ask(&format!("AUTH PLAIN {}", plain(PASSWORD))).starts_with("+OK"));
-        assert!(at_once.ask("QUIT").starts_with("+OK"));
+        at_once.quit();
         let mut asked = Wire::connect(proxy.address());
         assert_eq!(asked.ask("AUTH PLAIN"), "+ \r\n");
         assert!(asked.ask(&plain(PASSWORD)).starts_with("+OK"));
         assert!(asked.ask("STAT").starts_with("+OK"));
-        assert!(asked.ask("QUIT").starts_with("+OK"));
+        asked.quit();
 
         let transcript = proxy.stop();
         transcript.assert_no_secret(plain(PASSWORD).as_bytes());
@@ -55,7 +55,7 @@ fn auth_login_works_and_a_cancelled_exchange_can_be_tried_again() {
     assert!(wire.ask(&STANDARD.encode(USER)).starts_with("+ "));
     assert!(wire.ask(&STANDARD.encode(PASSWORD)).starts_with("+OK"));
     assert!(wire.ask("STAT").starts_with("+OK"));
-    assert!(wire.ask("QUIT").starts_with("+OK"));
+    wire.quit();
     let transcript = proxy.stop();
     let summary = transcript.only_session();
     assert_eq!((&summary["user"], &summary["mechanism"]), (&USER.into(), &"LOGIN".into()), "{summary:#}");
@@ -69,8 +69,8 @@ fn curl_learns_of_a_wrong_password_as_without_a_proxy() {
     for (mode, mechanism) in [(Mode::Plain, "AUTH=*"), (Mode::Implicit, "AUTH=PLAIN"), (Mode::Stls, "AUTH=LOGIN")] {
         let proxy = Proxy::start(&dovecot, mode);
         for address in [dovecot.plain(), proxy.address()] {
-            let (_keep, home) = scratch();
-            let mut command = isolated("curl", &home);
+            let home = scratch();
+            let mut command = isolated("curl", home.path());
             command.args(["--silent", "--user", &format!("{USER}:{WRONG}"), "--login-options", mechanism]);
             let output = run_unchecked(command.arg(format!("pop3://{address}/1")));
             // 67: the login was refused.
@@ -97,7 +97,7 @@ fn mistyped_secrets_are_not_recorded() {
     let mut wire = Wire::log_in(proxy.address());
     let echo = wire.ask(WRONG);
     assert!(echo.to_uppercase().contains(&WRONG.to_uppercase()), "Dovecot repeats nothing any more: {echo:?}");
-    assert!(wire.ask("QUIT").starts_with("+OK"));
+    wire.quit();
     let transcript = proxy.stop();
     transcript.assert_no_secret(WRONG.as_bytes());
     transcript.assert_no_secret(WRONG.to_uppercase().as_bytes());

@@ -1,18 +1,20 @@
 //! What the server says it can do, before and after the login, as a client behind poptap sees it.
 
+use std::net::SocketAddr;
+
 use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::proxy::Proxy;
-use crate::support::wire::Wire;
+use crate::support::wire::{Wire, retrieve_all};
 use crate::support::{PASSWORD, USER};
 
 /// The answers to CAPA and to bare AUTH before the login, and to CAPA after it.
-fn capabilities(address: std::net::SocketAddr) -> [Vec<String>; 3] {
+fn capabilities(address: SocketAddr) -> [Vec<String>; 3] {
     let mut wire = Wire::connect(address);
     let (before, mechanisms) = (wire.ask_for_lines("CAPA"), wire.ask_for_lines("AUTH"));
     assert!(wire.ask(&format!("USER {USER}")).starts_with("+OK"));
     assert!(wire.ask(&format!("PASS {PASSWORD}")).starts_with("+OK"));
     let after = wire.ask_for_lines("CAPA");
-    assert!(wire.ask("QUIT").starts_with("+OK"));
+    wire.quit();
     [before, mechanisms, after]
 }
 
@@ -40,9 +42,9 @@ fn stls_is_hidden_where_it_is_refused_but_not_in_messages() {
     let dovecot = Dovecot::start();
     let mut expected = capabilities(dovecot.plain());
     expected[0].retain(|line| line != "STLS");
-    let sent = crate::support::wire::retrieve_all(dovecot.plain());
+    let sent = retrieve_all(dovecot.plain());
     let proxy = Proxy::start_with(&dovecot, Mode::Plain, &["--stls", "refuse"]);
     assert_eq!(capabilities(proxy.address()), expected);
-    assert!(crate::support::wire::retrieve_all(proxy.address()) == sent, "a message was changed");
+    assert!(retrieve_all(proxy.address()) == sent, "a message was changed");
     proxy.stop();
 }

@@ -3,10 +3,10 @@
 use std::fs;
 
 use crate::support::clients::{CLIENTS, Client};
-use crate::support::dovecot::{Dovecot, scratch};
+use crate::support::dovecot::Dovecot;
 use crate::support::relay::Relay;
 use crate::support::transcript::{Transcript, forms_of};
-use crate::support::{PASSWORD, mailbox, wire};
+use crate::support::{PASSWORD, mailbox, scratch, wire};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -67,12 +67,12 @@ fn a_secret_is_found_in_base64_wherever_it_begins() {
 
 /// A transcript of one session with nothing in it but one more line, and what was printed meanwhile.
 fn transcript_with(line: &str, log: &str) -> Transcript {
-    let (_keep, folder) = scratch();
+    let folder = scratch();
     let start = r#"{"v":1,"session":"a1","time":"2026-11-02T10:00:00.000000Z","at_us":0,"event":"#;
     let lines = [r#""opened"}"#, line, r#""closed"}"#].map(|rest| format!("{start}{rest}\n"));
-    fs::write(folder.join("events-1.jsonl.zst"), zstd::encode_all(lines.concat().as_bytes(), 0).unwrap()).unwrap();
-    fs::write(folder.join("sessions-1.jsonl"), format!("{start}\"session\"}}\n")).unwrap();
-    Transcript::read(&folder, log.to_owned())
+    fs::write(folder.path().join("events-1.jsonl.zst"), zstd::encode_all(lines.concat().as_bytes(), 0).unwrap()).unwrap();
+    fs::write(folder.path().join("sessions-1.jsonl"), format!("{start}\"session\"}}\n")).unwrap();
+    Transcript::read(folder.path(), log.to_owned())
 }
 
 #[test]

@@ -7,8 +7,10 @@
 mod apop;
 mod authentication;
 mod capabilities;
+mod deletions;
 mod fetch;
 mod harness;
 mod pipeline;
 mod stls;
 mod support;
+mod unreachable;

@@ -1,5 +1,7 @@
 //! Sessions written in one piece, in the smallest pieces, and with one direction closed early.
 
+use std::net::SocketAddr;
+
 use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::proxy::Proxy;
 use crate::support::wire::Wire;
@@ -19,7 +21,7 @@ fn octets(commands: &[String]) -> Vec<u8> {
 }
 
 /// All that is answered to a session sent in one write.
-fn replies_to(address: std::net::SocketAddr, octets: &[u8]) -> Vec<u8> {
+fn replies_to(address: SocketAddr, octets: &[u8]) -> Vec<u8> {
     let mut wire = Wire::connect(address);
     wire.send(octets);
     wire.rest()

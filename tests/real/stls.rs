@@ -1,10 +1,11 @@
 //! STLS that a client sends to a plain listener.
 
-use crate::support::clients::Client;
+use crate::support::clients::{Client, isolated};
 use crate::support::dovecot::{Dovecot, Mode};
+use crate::support::process::{describe, run_unchecked};
 use crate::support::proxy::Proxy;
 use crate::support::wire::Wire;
-use crate::support::{PASSWORD, USER};
+use crate::support::{PASSWORD, USER, scratch};
 
 #[test]
 fn stls_passes_end_to_end_and_the_record_says_that_it_ends_there() {
@@ -48,12 +49,12 @@ fn curl_gives_up_where_it_requires_the_stls_that_is_refused() {
     let dovecot = Dovecot::start();
     let proxy = Proxy::start_with(&dovecot, Mode::Plain, &["--stls", "refuse"]);
     let address = proxy.address();
-    let (_keep, home) = crate::support::dovecot::scratch();
-    let mut command = crate::support::clients::isolated("curl", &home);
+    let home = scratch();
+    let mut command = isolated("curl", home.path());
     command.args(["--silent", "--ssl-reqd", "--user", &format!("{USER}:{PASSWORD}"), &format!("pop3://{address}/1")]);
-    let output = crate::support::process::run_unchecked(&mut command);
+    let output = run_unchecked(&mut command);
     // 64: the requested level of TLS could not be had.
-    assert_eq!(output.status.code(), Some(64), "{}", crate::support::process::describe(&command, &output));
+    assert_eq!(output.status.code(), Some(64), "{}", describe(&command, &output));
     let transcript = proxy.stop();
     assert!(!transcript.keywords().iter().any(|keyword| ["USER", "PASS", "AUTH"].contains(keyword)));
 }

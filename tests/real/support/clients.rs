@@ -6,9 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::dovecot::scratch;
 use super::process::run;
-use super::{PASSWORD, USER, mailbox};
+use super::{PASSWORD, USER, mailbox, scratch};
 
 /// A program that fetches mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,37 +25,34 @@ pub(crate) const CLIENTS: [Client; 5] = [Client::Curl, Client::Poplib, Client::F
 impl Client {
     /// Fetch every message, in order, as this client delivers them.
     pub(crate) fn fetch(self, address: SocketAddr) -> Vec<Vec<u8>> {
-        let (_keep, home) = scratch();
-        let inbox = home.join("inbox");
-        fs::create_dir(&inbox).unwrap();
-        match self {
-            Self::Curl => curl(address, &inbox, &home, &[]),
-            Self::Poplib => poplib(address, &inbox, &home, "plain", Path::new("/nonexistent")),
-            Self::Fetchmail => fetchmail(address, &inbox, &home, "sslproto ''"),
-            Self::Mpop => mpop(address, &inbox, &home),
-            Self::Getmail => getmail(address, &inbox, &home),
-        }
-        collect(&inbox)
+        collect(|inbox, home| match self {
+            Self::Curl => curl(address, inbox, home, &[]),
+            Self::Poplib => poplib(address, inbox, home, "plain", Path::new("/nonexistent")),
+            Self::Fetchmail => fetchmail(address, inbox, home, "sslproto ''"),
+            Self::Mpop => mpop(address, inbox, home),
+            Self::Getmail => getmail(address, inbox, home),
+        })
     }
 
     /// As [`Self::fetch`], with STLS between this client and whoever answers it; the certificate must be signed by `authority`.
     pub(crate) fn fetch_with_stls(self, address: SocketAddr, authority: &Path) -> Vec<Vec<u8>> {
-        let (_keep, home) = scratch();
-        let inbox = home.join("inbox");
-        fs::create_dir(&inbox).unwrap();
         let file = authority.to_str().unwrap();
-        match self {
-            Self::Curl => curl(address, &inbox, &home, &["--ssl-reqd", "--cacert", file]),
-            Self::Poplib => poplib(address, &inbox, &home, "stls", authority),
+        collect(|inbox, home| match self {
+            Self::Curl => curl(address, inbox, home, &["--ssl-reqd", "--cacert", file]),
+            Self::Poplib => poplib(address, inbox, home, "stls", authority),
             // fetchmail's default is STLS where the server offers it. It knows names in certificates, but no addresses.
             Self::Fetchmail => {
                 let tls = format!("sslproto 'auto' sslcertck sslcertfile '{file}' sslcommonname 'localhost'");
-                fetchmail(address, &inbox, &home, &tls);
+                fetchmail(address, inbox, home, &tls);
             }
             Self::Mpop | Self::Getmail => unreachable!("not needed so far"),
-        }
-        collect(&inbox)
+        })
     }
+}
+
+/// Fetch with poplib, logging in with APOP.
+pub(crate) fn fetch_with_apop(address: SocketAddr) -> Vec<Vec<u8>> {
+    collect(|inbox, home| poplib(address, inbox, home, "apop", Path::new("/nonexistent")))
 }
 
 /// A command that finds nothing of the person's own set-up.
@@ -101,15 +97,6 @@ fn poplib(address: SocketAddr, inbox: &Path, home: &Path, how: &str, authority: 
     let mut command = isolated("python3", home);
     command.args(["-c", POPLIB, &address.ip().to_string(), &address.port().to_string(), USER, PASSWORD]);
     run(command.arg(inbox).arg(how).arg(authority));
-}
-
-/// Fetch with poplib, logging in with APOP.
-pub(crate) fn fetch_with_apop(address: SocketAddr) -> Vec<Vec<u8>> {
-    let (_keep, home) = scratch();
-    let inbox = home.join("inbox");
-    fs::create_dir(&inbox).unwrap();
-    poplib(address, &inbox, &home, "apop", Path::new("/nonexistent"));
-    collect(&inbox)
 }
 
 fn fetchmail(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) {
@@ -172,9 +159,13 @@ fn private_file(home: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// What was delivered, in order.
-fn collect(inbox: &Path) -> Vec<Vec<u8>> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(inbox).unwrap().map(|entry| entry.unwrap().path()).collect();
+/// Let a client fetch into a new inbox, with a new home, and return what it delivered, in order.
+fn collect(fetch: impl FnOnce(&Path, &Path)) -> Vec<Vec<u8>> {
+    let home = scratch();
+    let inbox = home.path().join("inbox");
+    fs::create_dir(&inbox).unwrap();
+    fetch(&inbox, home.path());
+    let mut paths: Vec<PathBuf> = fs::read_dir(&inbox).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().filter(|path| !path.ends_with("0000")).map(|path| fs::read(path).unwrap()).collect()
 }

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::certificates::Certificates;
 use super::process::{run, signal, wait};
-use super::{PASSWORD, PATIENCE, USER, mailbox};
+use super::{PASSWORD, PATIENCE, USER, certificates, mailbox};
 
 /// How poptap reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +35,20 @@ pub(crate) struct Dovecot {
     child: Option<Child>,
     plain: SocketAddr,
     implicit: SocketAddr,
-    certificates: Certificates,
+    authority: PathBuf,
 }
 
 impl Dovecot {
-    /// Start one with the mailbox of [`mailbox::messages`], without APOP.
+    /// Start one with the mailbox of [`mailbox::messages`].
     pub(crate) fn start() -> Self {
-        Self::start_with("plain login")
+        Self::start_with(&[])
     }
 
-    /// Start one with these authentication mechanisms.
-    pub(crate) fn start_with(mechanisms: &str) -> Self {
+    /// Start one with further settings, as lines of its configuration.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         // A port that was free a moment ago may have been taken since: then Dovecot ends at once, and we look again.
         for _ in 0..5 {
-            if let Some(dovecot) = Self::try_start(mechanisms) {
+            if let Some(dovecot) = Self::try_start(settings) {
                 return dovecot;
             }
         }
@@ -65,28 +64,29 @@ impl Dovecot {
     pub(crate) fn url(&self, mode: Mode) -> String {
         match mode {
             Mode::Plain => format!("pop3://{}", self.plain),
-            Mode::Implicit => format!("pop3s://{}", self.implicit),
+            // By name, so that a name is resolved and checked: it stands for ::1 as well, where nobody listens.
+            Mode::Implicit => format!("pop3s://localhost:{}", self.implicit.port()),
             Mode::Stls => format!("pop3+stls://{}", self.plain),
         }
     }
 
     /// The file with the authority that signed the server's certificate.
     pub(crate) fn authority(&self) -> &Path {
-        &self.certificates.authority
+        &self.authority
     }
 
-    fn try_start(mechanisms: &str) -> Option<Self> {
+    fn try_start(settings: &[&str]) -> Option<Self> {
         let scratch = TempDir::with_prefix("poptap-dovecot-").unwrap();
         let directory = scratch.path();
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-        let certificates = Certificates::make(directory);
+        let authority = certificates::make(directory);
         mailbox::write(&directory.join("mail"));
         fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n")).unwrap();
 
         let owner = Owner::of_server();
         let (plain, implicit) = (free_port(), free_port());
         let greeting = format!("ready as {}", directory.file_name().unwrap().to_string_lossy());
-        let text = configuration(directory, &certificates, &owner, (plain, implicit), mechanisms, &greeting);
+        let text = configuration(directory, &owner, (plain, implicit), &greeting, settings);
         let file = directory.join("dovecot.conf");
         fs::write(&file, text).unwrap();
 
@@ -99,7 +99,7 @@ impl Dovecot {
             command.uid(owner.uid).gid(owner.gid);
         }
         let child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
-        let mut dovecot = Self { child: Some(child), plain, implicit, certificates, scratch };
+        let mut dovecot = Self { child: Some(child), plain, implicit, authority, scratch };
         if dovecot.wait_until_ready(&greeting) {
             return Some(dovecot);
         }
@@ -170,66 +170,23 @@ impl Owner {
     }
 }
 
-fn configuration(
-    directory: &Path,
-    certificates: &Certificates,
-    owner: &Owner,
-    (plain, implicit): (SocketAddr, SocketAddr),
-    mechanisms: &str,
-    greeting: &str,
-) -> String {
-    let directory = directory.display();
-    let (chain, key) = (certificates.chain.display(), certificates.key.display());
-    let Owner { uid, gid, user, group, .. } = owner;
-    let (plain_port, implicit_port) = (plain.port(), implicit.port());
-    format!(
-        "protocols = pop3
-listen = 127.0.0.1
-base_dir = {directory}/run
-state_dir = {directory}/state
-log_path = {directory}/log
-login_greeting = {greeting}
-default_internal_user = {user}
-default_internal_group = {group}
-default_login_user = {user}
-ssl = yes
-ssl_cert = <{chain}
-ssl_key = <{key}
-disable_plaintext_auth = no
-auth_mechanisms = {mechanisms}
-first_valid_uid = 1
-mail_uid = {uid}
-mail_gid = {gid}
-mail_location = maildir:{directory}/mail
-mail_max_userip_connections = 100
-passdb {{
-  driver = passwd-file
-  args = {directory}/users
-}}
-userdb {{
-  driver = static
-  args = uid={uid} gid={gid} home={directory}/home
-}}
-service pop3-login {{
-  chroot =
-  inet_listener pop3 {{
-    port = {plain_port}
-  }}
-  inet_listener pop3s {{
-    port = {implicit_port}
-    ssl = yes
-  }}
-}}
-service anvil {{
-  chroot =
-  # Failed logins must not slow down those of the tests that follow.
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-"
-    )
+/// Fill in the template; Dovecot takes the last of several values, so `settings` win.
+fn configuration(directory: &Path, owner: &Owner, ports: (SocketAddr, SocketAddr), greeting: &str, settings: &[&str]) -> String {
+    let values = [
+        ("@directory@", directory.display().to_string()),
+        ("@uid@", owner.uid.to_string()),
+        ("@gid@", owner.gid.to_string()),
+        ("@user@", owner.user.clone()),
+        ("@group@", owner.group.clone()),
+        ("@plain@", ports.0.port().to_string()),
+        ("@implicit@", ports.1.port().to_string()),
+        ("@greeting@", greeting.to_owned()),
+    ];
+    let filled = values.iter().fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(name, value));
+    format!("{filled}{}\n", settings.join("\n"))
 }
+
+const TEMPLATE: &str = include_str!("dovecot.conf");
 
 fn free_port() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
@@ -241,11 +198,4 @@ fn greets(address: SocketAddr, greeting: &str) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).is_ok() && line.contains(greeting)
-}
-
-/// Where a test keeps its own files.
-pub(crate) fn scratch() -> (TempDir, PathBuf) {
-    let scratch = TempDir::with_prefix("poptap-real-").unwrap();
-    let path = scratch.path().to_owned();
-    (scratch, path)
 }

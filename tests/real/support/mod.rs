@@ -12,6 +12,8 @@ pub(crate) mod wire;
 
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 /// How long anything in these tests may take before it counts as hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -20,3 +22,8 @@ pub(crate) const USER: &str = "tim";
 
 /// Their password: nothing else in any output looks like it.
 pub(crate) const PASSWORD: &str = "Wr9-kettle-Quince";
+
+/// A temporary folder; gone when dropped.
+pub(crate) fn scratch() -> TempDir {
+    TempDir::with_prefix("poptap-real-").unwrap()
+}

@@ -2,19 +2,20 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use tempfile::TempDir;
 
-use super::PATIENCE;
 use super::clients::isolated;
-use super::dovecot::{Dovecot, Mode, scratch};
+use super::dovecot::{Dovecot, Mode};
 use super::process::{signal, wait};
 use super::transcript::Transcript;
+use super::{PATIENCE, scratch};
 
-/// A running poptap in front of a Dovecot; killed when dropped, unless [`Proxy::stop`] ended it properly before.
+/// A running poptap; killed when dropped, unless [`Proxy::stop`] ended it properly before.
 pub(crate) struct Proxy {
     scratch: TempDir,
     child: Option<Child>,
@@ -31,13 +32,18 @@ impl Proxy {
 
     /// Start one with further options on the command line.
     pub(crate) fn start_with(dovecot: &Dovecot, mode: Mode, options: &[&str]) -> Self {
-        let (scratch, home) = scratch();
-        let mut command = isolated(env!("CARGO_BIN_EXE_poptap"), &home);
+        Self::start_towards(&dovecot.url(mode), dovecot.authority(), options)
+    }
+
+    /// Start one in front of any server, trusting any authority.
+    pub(crate) fn start_towards(url: &str, authority: &Path, options: &[&str]) -> Self {
+        let scratch = scratch();
+        let mut command = isolated(env!("CARGO_BIN_EXE_poptap"), scratch.path());
         for name in ["POPTAP_CONFIG", "POPTAP_LOG", "RUST_LOG", "STATE_DIRECTORY"] {
             command.env_remove(name);
         }
-        command.args(["run", "--listen", "127.0.0.1:0", "--upstream", &dovecot.url(mode), "--upstream-ca"]);
-        command.arg(dovecot.authority()).arg("--transcript").arg(home.join("transcript")).args(options);
+        command.args(["run", "--listen", "127.0.0.1:0", "--upstream", url, "--upstream-ca"]).arg(authority);
+        command.arg("--transcript").arg(scratch.path().join("transcript")).args(options);
         Self::spawn(command, scratch)
     }
 

@@ -1,6 +1,6 @@
 //! POP3 on a bare socket: what is sent and received, octet for octet.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use super::{PASSWORD, PATIENCE, USER};
@@ -40,7 +40,12 @@ impl Wire {
 
     /// Send octets as they are, in one write.
     pub(crate) fn send(&mut self, octets: &[u8]) {
-        self.reader.get_mut().write_all(octets).unwrap();
+        self.try_send(octets).unwrap();
+    }
+
+    /// As [`Self::send`], to somebody who may have gone.
+    pub(crate) fn try_send(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.reader.get_mut().write_all(octets)
     }
 
     /// Send a command and read one line.
@@ -77,6 +82,13 @@ impl Wire {
         body.strip_suffix(".\r\n").unwrap().split_terminator("\r\n").map(str::to_owned).collect()
     }
 
+    /// End the session with QUIT; the server must agree, say nothing more and close.
+    pub(crate) fn quit(mut self) {
+        let reply = self.ask("QUIT");
+        assert!(reply.starts_with("+OK"), "QUIT was answered with {reply:?}");
+        assert_eq!(self.rest(), b"", "something came behind the reply to QUIT");
+    }
+
     /// Close our side for writing.
     pub(crate) fn finish_writing(&mut self) {
         self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -95,7 +107,7 @@ pub(crate) fn retrieve_all(address: SocketAddr) -> Vec<Vec<u8>> {
     let mut wire = Wire::log_in(address);
     let count = wire.ask_for_lines("LIST").len();
     let messages = (1..=count).map(|number| unstuff(&wire.ask_for_body(&format!("RETR {number}")))).collect();
-    assert!(wire.ask("QUIT").starts_with("+OK"));
+    wire.quit();
     messages
 }
 
