@@ -32,8 +32,8 @@ fn stls_is_offered_where_it_works_and_nothing_else_changes() {
         assert_eq!(capabilities(proxy.address()), expected, "over {mode:?}");
         let transcript = proxy.stop();
         assert_eq!(transcript.keywords(), ["CAPA", "AUTH", "USER", "PASS", "CAPA", "QUIT"]);
-        let removed = transcript.of_kind("decision").filter(|event| event["action"] == "remove-line").count();
-        assert_eq!(removed, usize::from(mode != Mode::Plain), "over {mode:?}");
+        // Dovecot itself offers no STLS inside TLS, so there was nothing to remove anywhere.
+        assert_eq!(transcript.of_kind("decision").count(), 0, "over {mode:?}");
     }
 }
 
@@ -46,5 +46,7 @@ fn stls_is_hidden_where_it_is_refused_but_not_in_messages() {
     let proxy = Proxy::start_with(&dovecot, Mode::Plain, &["--stls", "refuse"]);
     assert_eq!(capabilities(proxy.address()), expected);
     assert!(retrieve_all(proxy.address()) == sent, "a message was changed");
-    proxy.stop();
+    let transcript = proxy.stop();
+    let decisions: Vec<_> = transcript.of_kind("decision").map(|event| &event["action"]).collect();
+    assert_eq!(decisions, ["remove-line"]);
 }
