@@ -114,5 +114,5 @@ impl Drop for Proxy {
 /// The address in a log line that says `listening on ADDR:PORT`.
 fn listening_on(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on ")?;
-    rest.split_whitespace().next()?.parse().ok()
+    rest.split_whitespace().next()?.trim_end_matches([',', ';', '.']).parse().ok()
 }
