@@ -1,0 +1,16 @@
+//! poptap between real servers and real clients.
+//!
+//! Nothing here is scripted: Dovecot serves an awkward mailbox, and curl, Python's poplib, fetchmail, mpop and getmail6
+//! fetch it, once directly and once through the built `poptap`. `tests/README.md` says what must be installed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set itself up should fail on the spot")]
+
+mod apop;
+mod authentication;
+mod capabilities;
+mod deletions;
+mod fetch;
+mod harness;
+mod pipeline;
+mod stls;
+mod support;
+mod unreachable;

@@ -1,0 +1,201 @@
+//! Dovecot 2.3 with a configuration, a mailbox and ports of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::process::{run, signal, wait};
+use super::{PASSWORD, PATIENCE, USER, certificates, mailbox};
+
+/// How poptap reaches the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// `pop3://`: plain.
+    Plain,
+    /// `pop3s://`: TLS from the first octet.
+    Implicit,
+    /// `pop3+stls://`: TLS after STLS.
+    Stls,
+}
+
+/// All of them.
+pub(crate) const MODES: [Mode; 3] = [Mode::Plain, Mode::Implicit, Mode::Stls];
+
+/// A running Dovecot; stopped when dropped.
+pub(crate) struct Dovecot {
+    scratch: TempDir,
+    child: Option<Child>,
+    plain: SocketAddr,
+    implicit: SocketAddr,
+    authority: PathBuf,
+}
+
+impl Dovecot {
+    /// Start one with the mailbox of [`mailbox::messages`].
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Start one with further settings, as lines of its configuration.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        // A port that was free a moment ago may have been taken since: then Dovecot ends at once, and we look again.
+        for _ in 0..5 {
+            if let Some(dovecot) = Self::try_start(settings) {
+                return dovecot;
+            }
+        }
+        panic!("start Dovecot: it ended at once five times, see above");
+    }
+
+    /// The plain listener's address; it offers STLS.
+    pub(crate) fn plain(&self) -> SocketAddr {
+        self.plain
+    }
+
+    /// The URL for an upstream.
+    pub(crate) fn url(&self, mode: Mode) -> String {
+        match mode {
+            Mode::Plain => format!("pop3://{}", self.plain),
+            // By name, so that a name is resolved and checked: it stands for ::1 as well, where nobody listens.
+            Mode::Implicit => format!("pop3s://localhost:{}", self.implicit.port()),
+            Mode::Stls => format!("pop3+stls://{}", self.plain),
+        }
+    }
+
+    /// The file with the authority that signed the server's certificate.
+    pub(crate) fn authority(&self) -> &Path {
+        &self.authority
+    }
+
+    fn try_start(settings: &[&str]) -> Option<Self> {
+        let scratch = TempDir::with_prefix("poptap-dovecot-").unwrap();
+        let directory = scratch.path();
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        let authority = certificates::make(directory);
+        mailbox::write(&directory.join("mail"));
+        fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n")).unwrap();
+
+        let owner = Owner::of_server();
+        let (plain, implicit) = (free_port(), free_port());
+        let greeting = format!("ready as {}", directory.file_name().unwrap().to_string_lossy());
+        let text = configuration(directory, &owner, (plain, implicit), &greeting, settings);
+        let file = directory.join("dovecot.conf");
+        fs::write(&file, text).unwrap();
+
+        let mut command = Command::new("/usr/sbin/dovecot");
+        command.arg("-F").arg("-c").arg(&file).stdin(Stdio::null());
+        command.stdout(fs::File::create(directory.join("output")).unwrap());
+        command.stderr(fs::File::options().append(true).open(directory.join("output")).unwrap());
+        if owner.differs {
+            run(Command::new("chown").arg("-R").arg(format!("{}:{}", owner.uid, owner.gid)).arg(directory));
+            command.uid(owner.uid).gid(owner.gid);
+        }
+        let child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
+        let mut dovecot = Self { child: Some(child), plain, implicit, authority, scratch };
+        if dovecot.wait_until_ready(&greeting) {
+            return Some(dovecot);
+        }
+        eprintln!("{}", dovecot.log());
+        None
+    }
+
+    /// Connect until it greets; false when it ended instead.
+    fn wait_until_ready(&mut self, greeting: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.child = None;
+                return false;
+            }
+            if greets(self.plain, greeting) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        panic!("start Dovecot: no greeting from {} in {PATIENCE:?}\n{}", self.plain, self.log());
+    }
+
+    fn log(&self) -> String {
+        let read = |name: &str| {
+            let octets = fs::read(self.scratch.path().join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&octets).into_owned()
+        };
+        format!("--- Dovecot\n{}{}", read("output"), read("log"))
+    }
+}
+
+impl Drop for Dovecot {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        if let Some(child) = self.child.take() {
+            signal(child.id(), "TERM");
+            wait(child);
+        }
+    }
+}
+
+/// Whom Dovecot runs as. It refuses to deliver mail as root, so root's Dovecot runs as `nobody`, and everybody else's as
+/// themselves: either way as an ordinary user, and with the same configuration.
+struct Owner {
+    uid: u32,
+    gid: u32,
+    user: String,
+    group: String,
+    differs: bool,
+}
+
+impl Owner {
+    fn of_server() -> Self {
+        let probe = tempfile::tempfile().unwrap();
+        let differs = probe.metadata().unwrap().uid() == 0;
+        let id = |flag: &str| {
+            let mut command = Command::new("id");
+            command.arg(flag);
+            if differs {
+                command.arg("nobody");
+            }
+            String::from_utf8(run(&mut command).stdout).unwrap().trim().to_owned()
+        };
+        Self { uid: id("-u").parse().unwrap(), gid: id("-g").parse().unwrap(), user: id("-un"), group: id("-gn"), differs }
+    }
+}
+
+/// Fill in the template; Dovecot takes the last of several values, so `settings` win.
+fn configuration(directory: &Path, owner: &Owner, ports: (SocketAddr, SocketAddr), greeting: &str, settings: &[&str]) -> String {
+    let values = [
+        ("@directory@", directory.display().to_string()),
+        ("@uid@", owner.uid.to_string()),
+        ("@gid@", owner.gid.to_string()),
+        ("@user@", owner.user.clone()),
+        ("@group@", owner.group.clone()),
+        ("@plain@", ports.0.port().to_string()),
+        ("@implicit@", ports.1.port().to_string()),
+        ("@greeting@", greeting.to_owned()),
+    ];
+    let filled = values.iter().fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(name, value));
+    format!("{filled}{}\n", settings.join("\n"))
+}
+
+const TEMPLATE: &str = include_str!("dovecot.conf");
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Whether our own server answers there, and not whoever took the port meanwhile.
+fn greets(address: SocketAddr, greeting: &str) -> bool {
+    let Ok(stream) = TcpStream::connect(address) else { return false };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).is_ok() && line.contains(greeting)
+}

@@ -1,0 +1,122 @@
+//! POP3 on a bare socket: what is sent and received, octet for octet.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::{PASSWORD, PATIENCE, USER};
+
+/// A connection whose greeting has been read.
+pub(crate) struct Wire {
+    reader: BufReader<TcpStream>,
+    greeting: String,
+}
+
+impl Wire {
+    /// Connect and read the greeting.
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut wire = Self { reader: BufReader::new(stream), greeting: String::new() };
+        wire.greeting = wire.line();
+        wire
+    }
+
+    /// Connect and log in with USER and PASS.
+    pub(crate) fn log_in(address: SocketAddr) -> Self {
+        let mut wire = Self::connect(address);
+        for command in [format!("USER {USER}"), format!("PASS {PASSWORD}")] {
+            let reply = wire.ask(&command);
+            assert!(reply.starts_with("+OK"), "the login was answered with {reply:?}");
+        }
+        wire
+    }
+
+    /// The server's first line.
+    pub(crate) fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
+    /// Send octets as they are, in one write.
+    pub(crate) fn send(&mut self, octets: &[u8]) {
+        self.try_send(octets).unwrap();
+    }
+
+    /// As [`Self::send`], to somebody who may have gone.
+    pub(crate) fn try_send(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.reader.get_mut().write_all(octets)
+    }
+
+    /// Send a command and read one line.
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.send(format!("{command}\r\n").as_bytes());
+        self.line()
+    }
+
+    /// Read one line, its end included.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).unwrap();
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Send a command and read its multi-line reply, which must be `+OK`: the body as on the wire, terminator included.
+    pub(crate) fn ask_for_body(&mut self, command: &str) -> Vec<u8> {
+        let status = self.ask(command);
+        assert!(status.starts_with("+OK"), "{command} was answered with {status:?}");
+        let mut body = Vec::new();
+        loop {
+            let start = body.len();
+            let read = self.reader.read_until(b'\n', &mut body).unwrap();
+            assert!(read > 0, "the connection ended in the middle of the reply to {command}");
+            if &body[start..] == b".\r\n" {
+                return body;
+            }
+        }
+    }
+
+    /// Send a command and read its multi-line reply as lines, without their ends and the terminator.
+    pub(crate) fn ask_for_lines(&mut self, command: &str) -> Vec<String> {
+        let body = String::from_utf8(self.ask_for_body(command)).unwrap();
+        body.strip_suffix(".\r\n").unwrap().split_terminator("\r\n").map(str::to_owned).collect()
+    }
+
+    /// End the session with QUIT; the server must agree, say nothing more and close.
+    pub(crate) fn quit(mut self) {
+        let reply = self.ask("QUIT");
+        assert!(reply.starts_with("+OK"), "QUIT was answered with {reply:?}");
+        assert_eq!(self.rest(), b"", "something came behind the reply to QUIT");
+    }
+
+    /// Close our side for writing.
+    pub(crate) fn finish_writing(&mut self) {
+        self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Read all that comes until the other side closes.
+    pub(crate) fn rest(mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).unwrap();
+        rest
+    }
+}
+
+/// All messages of the mailbox, fetched with RETR, dot-stuffing removed.
+pub(crate) fn retrieve_all(address: SocketAddr) -> Vec<Vec<u8>> {
+    let mut wire = Wire::log_in(address);
+    let count = wire.ask_for_lines("LIST").len();
+    let messages = (1..=count).map(|number| unstuff(&wire.ask_for_body(&format!("RETR {number}")))).collect();
+    wire.quit();
+    messages
+}
+
+/// A body without its terminator and its dot-stuffing (RFC 1939 §3).
+pub(crate) fn unstuff(body: &[u8]) -> Vec<u8> {
+    let body = body.strip_suffix(b".\r\n").expect("a body that ends with its terminator");
+    let mut message = Vec::with_capacity(body.len());
+    for line in body.split_inclusive(|octet| *octet == b'\n') {
+        message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+    }
+    message
+}
