@@ -1,17 +1,22 @@
 //! From a command line to the code that does what it says, and the exit code.
 
+mod demo;
+mod run;
+
 use std::{
     fmt,
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
 };
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, ListArgs, Live, RunArgs, SessionsCommand, ShowArgs, Verbosity},
-    config::{self, Config, Loaded, Place},
-    telemetry::{self, StartError},
+    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs},
+    config::{self, Loaded},
+    inspect,
+    telemetry::StartError,
+    tls,
 };
 
 /// Exit codes, as sysexits.h has them.
@@ -56,6 +61,12 @@ impl From<config::Faults> for Failure {
     }
 }
 
+impl From<inspect::InspectError> for Failure {
+    fn from(error: inspect::InspectError) -> Self {
+        Self::new(if matches!(error, inspect::InspectError::Write { .. }) { exit::IO } else { exit::UNAVAILABLE }, error)
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         Self::new(if error.is_configuration() { exit::CONFIG } else { exit::IO }, error)
@@ -68,10 +79,11 @@ impl From<StartError> for Failure {
 ///
 /// What to tell the user, and the exit code.
 pub fn dispatch(cli: Cli) -> Result<(), Failure> {
+    tls::install_provider();
     match cli.command {
-        Command::Run(args) => run(&args, cli.verbosity),
+        Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Check(args) => check(&args),
-        Command::Demo => demo(cli.verbosity),
+        Command::Demo => demo::demo(cli.verbosity),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Completions { shell } => completions(shell),
@@ -80,41 +92,10 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
-    let Loaded { config, warnings } = config::load(args)?;
-    let live = is_live(args.live, &config)?;
-    let guard = telemetry::start(&config.log, verbosity.level(), io::stderr().is_terminal())?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    let done = serve(config, live);
-    drop(guard);
-    done
-}
-
-/// Whether the conversation is printed: standard output can carry that or the transcript, but not both.
-fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
-    let is_taken = config.transcript.as_ref().is_some_and(|transcript| transcript.place == Place::Stdout);
-    match live {
-        Live::Always if is_taken => Err(Failure::new(
-            exit::USAGE,
-            "cannot print the conversation where the transcript goes\n  hint: leave out `--live always`, or name a directory for the transcript",
-        )),
-        Live::Always => Ok(true),
-        Live::Auto => Ok(!is_taken && io::stdout().is_terminal()),
-        Live::Never => Ok(false),
-    }
-}
-
-fn serve(_config: Config, _live: bool) -> Result<(), Failure> {
-    // joined at the merge
-    Err(Failure::new(exit::SOFTWARE, "`run` is not built yet"))
-}
-
 fn check(args: &RunArgs) -> Result<(), Failure> {
     let Loaded { config, warnings } = config::load(args)?;
     config::provision(&config)?;
-    for warning in &warnings {
+    for warning in warnings.iter().chain(&run::same_host_warnings(&config)) {
         warn(warning);
     }
     let effective = config::effective(&config).map_err(|error| {
@@ -126,21 +107,15 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
     print(&effective)
 }
 
-fn demo(_verbosity: Verbosity) -> Result<(), Failure> {
-    // joined at the merge
-    Err(Failure::new(exit::SOFTWARE, "`demo` is not built yet"))
-}
-
 fn list(args: &ListArgs) -> Result<(), Failure> {
-    let _store = config::store(&args.store)?;
-    // joined at the merge
-    Err(Failure::new(exit::SOFTWARE, "`sessions list` is not built yet"))
+    let store = config::store(&args.store)?;
+    Ok(inspect::list(&store, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let _store = config::store(&args.store)?;
-    // joined at the merge
-    Err(Failure::new(exit::SOFTWARE, "`sessions show` is not built yet"))
+    let store = config::store(&args.store)?;
+    let which = args.id.clone().map_or(inspect::Which::Last, inspect::Which::Id);
+    Ok(inspect::show(&store, &which, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {

@@ -1,0 +1,209 @@
+//! `poptap run`: from a configuration to a server that runs until it is told to stop.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
+    net::{SocketAddr, ToSocketAddrs as _},
+    time::Duration,
+};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Failure, exit};
+use crate::{
+    cli::{Live, RunArgs, Verbosity},
+    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Place, Transcript, Upstream},
+    inspect::{Terminal, human},
+    net::{ConnectError, Report, is_own_address},
+    record::{LiveView, Loss, Store},
+    server::{Server, StartError, Stop},
+    telemetry,
+};
+
+/// How long exit waits for the transcript's writer.
+const FINISH: Duration = Duration::from_secs(5);
+
+pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let Loaded { config, warnings } = config::load(args)?;
+    let live = is_live(args.live, &config)?;
+    let guard = telemetry::start(&config.log, verbosity.level(), io::stderr().is_terminal())?;
+    for warning in warnings.iter().chain(&same_host_warnings(&config)) {
+        tracing::warn!("{warning}");
+    }
+    let done = runtime()?.block_on(serve(&config, live));
+    drop(guard);
+    done
+}
+
+/// Where the server is on this host, it sees every client of ours as a local one: plain logins that it refuses from elsewhere
+/// are then accepted.
+pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
+    let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback);
+    let local = remote.filter(|listener| is_on_this_host(&listener.upstream));
+    local
+        .map(|listener| {
+            format!(
+                "`{}` is on this host, and `{}` takes plain logins from other hosts: the server will regard them as local \
+                 and secure, whatever it demands of others",
+                listener.upstream.name, listener.address
+            )
+        })
+        .collect()
+}
+
+fn is_on_this_host(upstream: &Upstream) -> bool {
+    // A name that cannot be resolved is reported by whoever connects to it.
+    let addresses = (upstream.host.as_str(), upstream.port).to_socket_addrs();
+    addresses.is_ok_and(|mut addresses| addresses.any(|address| is_own_address(address.ip())))
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot start the runtime: {error}")))
+}
+
+/// Whether the conversation is printed: standard output can carry that or the transcript, but not both.
+fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
+    let is_taken = config.transcript.as_ref().is_some_and(|transcript| transcript.place == Place::Stdout);
+    match live {
+        Live::Always if is_taken => Err(Failure::new(
+            exit::USAGE,
+            "cannot print the conversation where the transcript goes\n  hint: leave out `--live always`, or name a directory for the transcript",
+        )),
+        Live::Always => Ok(true),
+        Live::Auto => Ok(!is_taken && io::stdout().is_terminal()),
+        Live::Never => Ok(false),
+    }
+}
+
+async fn serve(config: &Config, live: bool) -> Result<(), Failure> {
+    let stop = Stop::default();
+    watch_signals(stop.clone())?;
+    let (server, store) = open(config, live, stop)?;
+    if io::stderr().is_terminal() {
+        introduce(&server, config).await;
+    }
+    let cut_short = server.run().await;
+    if cut_short > 0 {
+        tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");
+    }
+    report(store.finish(FINISH).await);
+    Ok(())
+}
+
+/// Opens the store and binds the listeners; says in the log which.
+pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, Store), Failure> {
+    let view = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
+    let store = Store::open(config.transcript.as_ref(), view).map_err(|error| Failure::new(exit::IO, error))?;
+    let server = Server::bind(config, store.clone(), stop)?;
+    for (address, upstream, _) in server.routes() {
+        tracing::info!(upstream = %upstream.name, "listening on {address}");
+    }
+    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+    Ok((server, store))
+}
+
+fn watch_signals(stop: Stop) -> Result<(), Failure> {
+    let catch = |kind| signal(kind).map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot catch signals: {error}")));
+    let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        either(&mut terminate, &mut interrupt).await;
+        tracing::info!("stopping: no more clients are accepted");
+        stop.drain.cancel();
+        either(&mut terminate, &mut interrupt).await;
+        stop.close.cancel();
+    });
+    Ok(())
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+pub(super) fn report(loss: Loss) {
+    if !loss.is_none() {
+        tracing::warn!(
+            events = loss.events,
+            summaries = loss.summaries,
+            content_octets = loss.content_octets,
+            unwritten = loss.unwritten,
+            "the transcript is incomplete"
+        );
+    }
+}
+
+/// Tests each upstream and says on the terminal what to do next.
+async fn introduce(server: &Server, config: &Config) {
+    for (address, upstream, connector) in server.routes() {
+        let test = connector.probe().await;
+        say(&introduction(address, upstream, test.as_ref()));
+        if matches!(&test, Ok(report) if report.xclient) {
+            say("note: the server would believe XCLIENT from this host; clients that send it are refused\n");
+        }
+    }
+    say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
+}
+
+fn introduction(address: SocketAddr, upstream: &Upstream, test: Result<&Report, &ConnectError>) -> String {
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let _ = match test {
+        Ok(report) => writeln!(text, "{} answers at {}{}", upstream.url(), report.address, security(report)),
+        Err(error) => writeln!(text, "{} does not answer as it should: {}", upstream.url(), error.detail()),
+    };
+    let host = if address.ip().is_unspecified() { "this host's address".to_owned() } else { address.ip().to_string() };
+    let _ = writeln!(text, "set your client to {host}, port {}, no encryption", address.port());
+    text
+}
+
+fn security(report: &Report) -> String {
+    let Some(tls) = &report.tls else { return ", without TLS".to_owned() };
+    let validity = report.days_left.map(|days| format!(", certificate valid {} more", human::plural(days.unsigned_abs(), "day")));
+    format!(", {}{}", tls.version, validity.unwrap_or_default())
+}
+
+fn where_transcripts_go(transcript: Option<&Transcript>) -> String {
+    let Some(transcript) = transcript else { return "no transcript is kept".to_owned() };
+    let content = match transcript.content {
+        ContentPolicy::None => "no message content".to_owned(),
+        ContentPolicy::Headers => "message headers".to_owned(),
+        ContentPolicy::Lines(lines) => format!("the first {} of each message", human::plural(lines, "line")),
+        ContentPolicy::Full => "whole messages".to_owned(),
+    };
+    let secrets = if transcript.reveal_credentials { "PASSWORDS INCLUDED" } else { "no passwords" };
+    match &transcript.place {
+        Place::Stdout => format!("the transcript goes to standard output: {secrets}, no message content"),
+        Place::Directory(path) => format!(
+            "transcripts go to {}: {secrets}, {content}; events are kept for {}, summaries for {}",
+            path.display(),
+            humantime::format_duration(transcript.keep_events.age),
+            humantime::format_duration(transcript.keep_sessions.age),
+        ),
+    }
+}
+
+fn say(text: &str) {
+    // Nobody reads on when stderr is gone.
+    let _ = write!(anstream::stderr(), "{text}");
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(exit::UNAVAILABLE, error)
+    }
+}
+
+impl<W: io::Write + Send> LiveView for Terminal<W> {
+    fn show(&mut self, record: &crate::record::schema::Record) {
+        Terminal::show(self, record);
+    }
+
+    fn lost(&mut self, records: u64) {
+        Terminal::lost(self, records);
+    }
+}
