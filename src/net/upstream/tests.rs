@@ -121,7 +121,7 @@ async fn hears(tcp: &mut TcpStream, expected: &[u8]) {
     assert_eq!(heard, expected);
 }
 
-/// Waits for the ClientHello and leaves it unread.
+/// Waits for the `ClientHello` and leaves it unread.
 async fn awaits_hello(tcp: &TcpStream) {
     assert_eq!(tcp.peek(&mut [0; 1]).await.unwrap(), 1);
 }
