@@ -306,6 +306,20 @@ fn a_recorder_that_is_dropped_says_so() {
 }
 
 #[test]
+fn sessions_with_revealed_credentials_are_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let transcript = Transcript { reveal_credentials: true, ..in_directory(directory.path()) };
+    let store = Store::open(Some(&transcript), None).unwrap();
+    let mut player = Player::new(&store);
+    player.login();
+    assert!(player.close("eof").credentials_revealed);
+    assert!(finish(&store).is_none());
+    let found = events(directory.path());
+    assert!(matches!(&found[0].body, Body::Opened(opened) if opened.credentials_revealed));
+    assert!(String::from_utf8(contents(directory.path(), "events-")).unwrap().contains("PASS hunter2"));
+}
+
+#[test]
 fn sessions_only() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Some(&Transcript { record: Streams::Sessions, ..in_directory(directory.path()) }), None).unwrap();
