@@ -337,7 +337,7 @@ fn without_a_store_the_summary_remains() {
     let mut player = Player::new(&store);
     player.login();
     player.retrieve(b"x");
-    assert_eq!(player.close("quit").verdict, "complete: 1 message, 1 octets");
+    assert_eq!(player.close("quit").verdict, "complete: 1 message, 1 octet");
     assert!(finish(&store).is_none());
 }
 
@@ -662,7 +662,9 @@ async fn a_waiting_session_is_woken_by_the_writer() {
     fill(&mut player);
     assert!(poll(&mut player.recorder).is_pending());
     disk.hang(false);
+    let begun = std::time::Instant::now();
     tokio::time::timeout(LIMIT, std::future::poll_fn(|cx| player.recorder.poll_ready(cx))).await.unwrap().unwrap();
+    assert!(begun.elapsed() < LIMIT / 2, "it was woken, not polled again at the limit");
     assert_eq!(player.close("eof").events_lost, 0);
     assert!(store.finish(LIMIT).await.is_none());
 }
