@@ -5,6 +5,7 @@
 //! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
 
 mod archive;
+mod awaited;
 mod clock;
 mod content;
 mod directory;

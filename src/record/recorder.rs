@@ -1,7 +1,6 @@
 //! One session's recorder: the events of the tap become redacted records.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,18 +10,19 @@ use std::{
 use tokio::time::Sleep;
 
 use super::{
+    awaited::Awaited,
     clock::Moment,
     content,
     gap::Missing,
     queue::Message,
     redact::Redactor,
-    schema::{self, Body, Hop, Record, StatusWord},
+    schema::{self, Body, Record},
     store::Shared,
     summary::Tally,
 };
 use crate::{
     config::{ContentPolicy, OnFull},
-    pop3::{Command, Keyword, LineEnd, Peer, Shape, Stage, Status},
+    pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{Action, Event, Line, Observer, Ordinal, Violation},
 };
 
@@ -41,7 +41,7 @@ pub struct Recorder {
     now: Moment,
     redactor: Redactor,
     tally: Tally,
-    asked: VecDeque<Asked>,
+    awaited: Awaited,
     body: Option<content::Body>,
     client_data: Option<(Ordinal, u64)>,
     /// What is missing since the buffer was full; while it is set, nothing is recorded.
@@ -51,15 +51,6 @@ pub struct Recorder {
     /// Octets of each peer's that events were about: what an abandoned session can say of its totals.
     seen: [u64; 2],
     ended: bool,
-}
-
-/// A command that awaits its reply.
-struct Asked {
-    n: Ordinal,
-    keyword: Keyword,
-    at_us: u64,
-    /// The number in its argument: the message, for RETR and TOP.
-    message: Option<u64>,
 }
 
 impl Recorder {
@@ -73,7 +64,7 @@ impl Recorder {
             shared,
             opened: now,
             now,
-            asked: VecDeque::new(),
+            awaited: Awaited::default(),
             body: None,
             client_data: None,
             gap: None,
@@ -219,28 +210,15 @@ impl Recorder {
         self.seen[peer as usize] = line.offset + line.octets;
     }
 
-    fn asked(&mut self, n: Ordinal, keyword: Keyword, message: Option<u64>) {
-        let at_us = self.at_us();
-        self.asked.push_back(Asked { n, keyword, at_us, message });
-    }
-
-    /// The command that a reply answers; those before it await none any more.
-    fn answered(&mut self, n: Ordinal) -> Option<&Asked> {
-        while self.asked.front().is_some_and(|asked| asked.n < n) {
-            self.asked.pop_front();
-        }
-        self.asked.front().filter(|asked| asked.n == n)
-    }
-
     fn since_asked(&mut self, n: Ordinal) -> u64 {
         let now = self.at_us();
-        self.answered(n).map_or(0, |asked| now.saturating_sub(asked.at_us))
+        self.awaited.answered(n).map_or(0, |asked| now.saturating_sub(asked.at_us))
     }
 
     fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         let line = self.redactor.server_line(status, line);
-        self.emit(Body::Greeting(schema::Greeting { status: word(status), line }));
+        self.emit(Body::Greeting(schema::Greeting { status: status.into(), line }));
     }
 
     fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
@@ -251,7 +229,7 @@ impl Recorder {
         if shown.user.is_some() || shown.mechanism.is_some() {
             self.tally.attempt(n, shown.user.as_deref(), shown.mechanism.as_deref());
         }
-        self.asked(n, keyword, number(line.text));
+        self.awaited.ask(n, keyword, self.at_us(), line.text);
         self.emit(Body::Command(schema::Command {
             n,
             keyword: keyword.name().to_owned(),
@@ -271,7 +249,7 @@ impl Recorder {
         if sasl.cancel {
             self.tally.cancelled(auth);
         }
-        self.asked(n, Keyword::Unknown, None);
+        self.awaited.ask(n, Keyword::Unknown, self.at_us(), b"");
         self.emit(Body::Sasl(sasl));
     }
 
@@ -284,9 +262,7 @@ impl Recorder {
     /// A line behind an AUTH was a command of its own; its text stays withheld, its reply will name the keyword.
     fn resolved(&mut self, n: Ordinal, keyword: Keyword) {
         self.tally.command();
-        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.n == n) {
-            asked.keyword = keyword;
-        }
+        self.awaited.resolve(n, keyword);
     }
 
     fn reply(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, shape: Shape, line: &Line<'_>, stage: Stage) {
@@ -303,7 +279,7 @@ impl Recorder {
         self.emit(Body::Reply(schema::Reply {
             n,
             keyword: keyword.name().to_owned(),
-            status: word(status),
+            status: status.into(),
             line: shown,
             latency_us,
             multi_line,
@@ -313,7 +289,7 @@ impl Recorder {
 
     fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
         if matches!(keyword, Keyword::Retr | Keyword::Top) {
-            let message = self.answered(n).and_then(|asked| asked.message);
+            let message = self.awaited.answered(n).and_then(|asked| asked.message);
             self.tally.message_begins(message);
         }
     }
@@ -325,7 +301,7 @@ impl Recorder {
 
     fn local_reply(&mut self, n: Ordinal, text: &[u8]) {
         let latency_us = self.since_asked(n);
-        let keyword = self.answered(n).map_or(Keyword::Unknown, |asked| asked.keyword);
+        let keyword = self.awaited.answered(n).map_or(Keyword::Unknown, |asked| asked.keyword);
         let end = memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1);
         let first = text[..end].trim_ascii_end();
         let line = Line { text: first, octets: text.len() as u64, offset: 0, end: LineEnd::CrLf };
@@ -337,7 +313,7 @@ impl Recorder {
         self.emit(Body::Reply(schema::Reply {
             n,
             keyword: keyword.name().to_owned(),
-            status: word(status),
+            status: status.into(),
             line: shown,
             latency_us,
             multi_line: false,
@@ -401,7 +377,7 @@ impl Recorder {
     fn unsolicited(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         let line = self.redactor.server_line(status, line);
-        self.emit(Body::Unsolicited(schema::Unsolicited { status: word(status), line }));
+        self.emit(Body::Unsolicited(schema::Unsolicited { status: status.into(), line }));
     }
 
     fn decision(&mut self, n: Option<Ordinal>, action: Action, rule: &str) {
@@ -416,7 +392,7 @@ impl Recorder {
 
     fn opaque(&mut self, reason: crate::tap::OpaqueReason, dropped_replies: usize) {
         self.tally.opaque(reason);
-        self.asked.clear();
+        self.awaited.clear();
         let body = self.body.take();
         self.content_missing(body.map_or(0, |body| body.lost()));
         let (name, explanation) = reason.describe();
@@ -431,7 +407,7 @@ impl Recorder {
         self.emit(Body::Anomaly(schema::Anomaly {
             id: "unfinished-line".to_owned(),
             explanation,
-            fault: Some(hop(from)),
+            fault: Some(from.into()),
             offset: Some(line.offset),
         }));
     }
@@ -442,7 +418,7 @@ impl Recorder {
         self.emit(Body::Anomaly(schema::Anomaly {
             id: id.to_owned(),
             explanation: explanation.to_owned(),
-            fault: Some(hop(violation.fault)),
+            fault: Some(violation.fault.into()),
             offset: None,
         }));
     }
@@ -486,23 +462,4 @@ impl Drop for Recorder {
             let _ = self.end(schema::Closed { by, reason, client_octets, upstream_octets, ..schema::Closed::default() });
         }
     }
-}
-
-fn word(status: Option<Status>) -> StatusWord {
-    match status {
-        Some(Status::Ok) => StatusWord::Ok,
-        Some(Status::Err) => StatusWord::Err,
-        Some(Status::Continue) | None => StatusWord::Other,
-    }
-}
-
-fn hop(peer: Peer) -> Hop {
-    match peer {
-        Peer::Client => Hop::Client,
-        Peer::Upstream => Hop::Upstream,
-    }
-}
-
-fn number(line: &[u8]) -> Option<u64> {
-    std::str::from_utf8(Command::parse(line).arguments().next()?).ok()?.parse().ok()
 }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pop3::{Peer, Status};
+
 /// The version of this schema; it changes when a reader of the old one would misread the new one.
 pub const VERSION: u32 = 1;
 
@@ -82,6 +84,15 @@ pub enum Hop {
     Upstream,
 }
 
+impl From<Peer> for Hop {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Client => Self::Client,
+            Peer::Upstream => Self::Upstream,
+        }
+    }
+}
+
 /// TLS stands on one hop.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Tls {
@@ -119,6 +130,16 @@ pub enum StatusWord {
     /// Neither.
     #[serde(rename = "?")]
     Other,
+}
+
+impl From<Option<Status>> for StatusWord {
+    fn from(status: Option<Status>) -> Self {
+        match status {
+            Some(Status::Ok) => Self::Ok,
+            Some(Status::Err) => Self::Err,
+            Some(Status::Continue) | None => Self::Other,
+        }
+    }
 }
 
 /// A line as it is kept: text with control characters, bidirectional controls and octets that are not UTF-8 escaped as

@@ -21,7 +21,7 @@ use super::{
     throttle::Throttle,
     writer::{Health, Plan, Writer},
 };
-use crate::config::{ContentPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy};
+use crate::config::{ContentPolicy, HashPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy};
 
 /// Octets that may wait for the writer when there is a live view and no transcript.
 const LIVE_BUFFER: u64 = 1024 * 1024;
@@ -186,14 +186,6 @@ impl Store {
     }
 }
 
-#[cfg(test)]
-impl Store {
-    /// The way to the writer, for tests.
-    pub(super) fn queue(&self) -> &Queue {
-        self.shared.queue.as_ref().unwrap()
-    }
-}
-
 /// What all recorders share.
 pub(super) struct Shared {
     transcript: Option<Transcript>,
@@ -223,8 +215,11 @@ impl Shared {
         })
     }
 
+    /// What is measured of a body; no digest where no transcript would hold it.
     pub(super) fn wanted(&self) -> Wanted {
-        self.transcript.as_ref().map_or_else(Wanted::default, |transcript| Wanted {
+        let events = self.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
+        let nothing = Wanted { hash: HashPolicy::None, ..Wanted::default() };
+        events.map_or(nothing, |transcript| Wanted {
             content: transcript.content,
             hash: transcript.hash,
             listings: transcript.listings,
@@ -318,4 +313,12 @@ fn draw_id() -> String {
         random.copy_from_slice(&nanos[..ID_LENGTH]);
     }
     random.iter().map(|octet| char::from(ID_DIGITS[usize::from(octet & 31)])).collect()
+}
+
+#[cfg(test)]
+impl Store {
+    /// The way to the writer, for tests.
+    pub(super) fn queue(&self) -> &Queue {
+        self.shared.queue.as_ref().unwrap()
+    }
 }

@@ -212,7 +212,8 @@ impl Tally {
             let truncated = if who == "server" { " (truncated)" } else { "" };
             return format!("{who} went away in the middle of {which}{truncated}");
         }
-        if closed.upstream_undelivered > 0 {
+        // After QUIT, clients often leave without reading its reply.
+        if closed.upstream_undelivered > 0 && closed.by == "client" && self.quit.is_none() {
             return format!("client went away before it had everything: {} undelivered", size(closed.upstream_undelivered));
         }
         if !self.totals.logged_in {
@@ -262,6 +263,7 @@ impl Tally {
 /// Octets in the largest unit that leaves a number of one digit or more before the point.
 fn size(octets: u64) -> String {
     let (unit, name) = match octets {
+        1 => return "1 octet".to_owned(),
         0..1_000 => return format!("{octets} octets"),
         1_000..1_000_000 => (1_000, "kB"),
         1_000_000..1_000_000_000 => (1_000_000, "MB"),
@@ -326,6 +328,15 @@ mod tests {
         tally.message_ends(Keyword::Retr, 5, false);
         assert_eq!(verdict(&mut tally, "upstream", "truncated"), "server went away in the middle of message 2 (truncated)");
         assert_eq!(tally.totals.messages, 0);
+    }
+
+    #[test]
+    fn what_the_client_did_not_take() {
+        let mut tally = logged_in();
+        let gone = Closed { upstream_undelivered: 1_200, ..closed("client", "reset") };
+        assert_eq!(tally.finish(&gone, 0).verdict, "client went away before it had everything: 1.2 kB undelivered");
+        reply(&mut tally, 3, Keyword::Quit, Status::Ok, Stage::Update);
+        assert_eq!(tally.finish(&gone, 0).verdict, "complete: no messages retrieved");
     }
 
     #[test]

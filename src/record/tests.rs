@@ -306,6 +306,20 @@ fn a_recorder_that_is_dropped_says_so() {
 }
 
 #[test]
+fn sessions_with_revealed_credentials_are_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let transcript = Transcript { reveal_credentials: true, ..in_directory(directory.path()) };
+    let store = Store::open(Some(&transcript), None).unwrap();
+    let mut player = Player::new(&store);
+    player.login();
+    assert!(player.close("eof").credentials_revealed);
+    assert!(finish(&store).is_none());
+    let found = events(directory.path());
+    assert!(matches!(&found[0].body, Body::Opened(opened) if opened.credentials_revealed));
+    assert!(String::from_utf8(contents(directory.path(), "events-")).unwrap().contains("PASS hunter2"));
+}
+
+#[test]
 fn sessions_only() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Some(&Transcript { record: Streams::Sessions, ..in_directory(directory.path()) }), None).unwrap();
@@ -323,7 +337,7 @@ fn without_a_store_the_summary_remains() {
     let mut player = Player::new(&store);
     player.login();
     player.retrieve(b"x");
-    assert_eq!(player.close("quit").verdict, "complete: 1 message, 1 octets");
+    assert_eq!(player.close("quit").verdict, "complete: 1 message, 1 octet");
     assert!(finish(&store).is_none());
 }
 
@@ -648,7 +662,9 @@ async fn a_waiting_session_is_woken_by_the_writer() {
     fill(&mut player);
     assert!(poll(&mut player.recorder).is_pending());
     disk.hang(false);
+    let begun = std::time::Instant::now();
     tokio::time::timeout(LIMIT, std::future::poll_fn(|cx| player.recorder.poll_ready(cx))).await.unwrap().unwrap();
+    assert!(begun.elapsed() < LIMIT / 2, "it was woken, not polled again at the limit");
     assert_eq!(player.close("eof").events_lost, 0);
     assert!(store.finish(LIMIT).await.is_none());
 }

@@ -1,0 +1,72 @@
+//! The commands that await their reply, and when they were sent.
+
+use std::collections::VecDeque;
+
+use crate::{
+    pop3::{Command, Keyword},
+    tap::Ordinal,
+};
+
+/// In the order in which they were sent.
+#[derive(Default)]
+pub(super) struct Awaited(VecDeque<Asked>);
+
+/// A command that awaits its reply.
+pub(super) struct Asked {
+    n: Ordinal,
+    pub(super) keyword: Keyword,
+    pub(super) at_us: u64,
+    /// The number in its argument: the message, for RETR and TOP.
+    pub(super) message: Option<u64>,
+}
+
+impl Awaited {
+    /// Command `n` was sent.
+    pub(super) fn ask(&mut self, n: Ordinal, keyword: Keyword, at_us: u64, line: &[u8]) {
+        self.0.push_back(Asked { n, keyword, at_us, message: number(line) });
+    }
+
+    /// A line that was taken for another thing is a command with this keyword.
+    pub(super) fn resolve(&mut self, n: Ordinal, keyword: Keyword) {
+        if let Some(asked) = self.0.iter_mut().find(|asked| asked.n == n) {
+            asked.keyword = keyword;
+        }
+    }
+
+    /// The command that a reply answers; those before it await none any more. It stays, since it may be answered again.
+    pub(super) fn answered(&mut self, n: Ordinal) -> Option<&Asked> {
+        while self.0.front().is_some_and(|asked| asked.n < n) {
+            self.0.pop_front();
+        }
+        self.0.front().filter(|asked| asked.n == n)
+    }
+
+    /// Nothing can be matched any more.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn number(line: &[u8]) -> Option<u64> {
+    std::str::from_utf8(Command::parse(line).arguments().next()?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_find_their_command() {
+        let mut awaited = Awaited::default();
+        for n in 1..=3 {
+            awaited.ask(n, Keyword::Retr, n * 10, format!("RETR {n}").as_bytes());
+        }
+        awaited.resolve(3, Keyword::Quit);
+        for _ in 0..2 {
+            assert_eq!(awaited.answered(2).map(|asked| (asked.at_us, asked.message)), Some((20, Some(2))));
+        }
+        assert!(awaited.answered(1).is_none());
+        assert_eq!(awaited.answered(3).map(|asked| asked.keyword), Some(Keyword::Quit));
+        assert!(awaited.answered(4).is_none());
+    }
+}
