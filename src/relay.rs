@@ -82,10 +82,25 @@ pub enum Limit {
     HalfClosed,
 }
 
+/// When the end of the client's stream is passed on to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// At once: over TCP, servers go on to answer what they have.
+    AtOnce,
+    /// When all replies have come: over TLS the end is a close_notify, and servers (Dovecot) drop what they have not answered.
+    AfterReplies,
+}
+
 /// Relays until both streams have ended, one failed, or a limit expired.
 ///
 /// What the outcome leaves undelivered stands in the tap. The future may be dropped at any time.
-pub async fn relay<C, U, R, F>(client: &mut C, upstream: &mut U, tap: &mut Tap<R, F>, timeouts: &Timeouts) -> Outcome
+pub async fn relay<C, U, R, F>(
+    client: &mut C,
+    upstream: &mut U,
+    tap: &mut Tap<R, F>,
+    timeouts: &Timeouts,
+    half_close: HalfClose,
+) -> Outcome
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -93,7 +108,7 @@ where
     F: Filter,
 {
     let timer = Timer::new(*timeouts);
-    let mut relay = Relay { client: End::new(client), upstream: End::new(upstream), tap, first: None, timer };
+    let mut relay = Relay { client: End::new(client), upstream: End::new(upstream), tap, first: None, timer, half_close };
     poll_fn(|context| relay.poll(context)).await
 }
 
@@ -104,6 +119,7 @@ struct Relay<'a, C, U, R, F> {
     /// Who ended first, and how.
     first: Option<(Peer, Ending)>,
     timer: Timer,
+    half_close: HalfClose,
 }
 
 /// One peer's stream, and what was done to it.
@@ -196,8 +212,11 @@ where
     /// Writes what is released from `from` to its other peer; flushes when it runs dry; passes the end on.
     fn write(&mut self, from: Peer, context: &mut Context<'_>) -> bool {
         let result = match from {
-            Peer::Client => self.upstream.drain(self.tap, from, context),
-            Peer::Upstream => self.client.drain(self.tap, from, context),
+            Peer::Client => {
+                let finished = self.half_close == HalfClose::AtOnce || !self.tap.awaits_server() || self.upstream.read_over;
+                self.upstream.drain(self.tap, from, finished, context)
+            }
+            Peer::Upstream => self.client.drain(self.tap, from, true, context),
         };
         result.unwrap_or_else(|error| {
             self.first.get_or_insert((from.other(), ending(&error)));
@@ -255,11 +274,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         Self { stream, read_over: false, writing: Writing::Clean }
     }
 
-    fn drain<R: Observer, F: Filter>(&mut self, tap: &mut Tap<R, F>, from: Peer, context: &mut Context<'_>) -> io::Result<bool> {
+    fn drain<R: Observer, F: Filter>(
+        &mut self,
+        tap: &mut Tap<R, F>,
+        from: Peer,
+        may_end: bool,
+        context: &mut Context<'_>,
+    ) -> io::Result<bool> {
         if matches!(self.writing, Writing::ShutDown | Writing::Failed) {
             return Ok(false);
         }
-        let result = self.try_drain(tap, from, context);
+        let result = self.try_drain(tap, from, may_end, context);
         if result.is_err() {
             self.writing = Writing::Failed;
         }
@@ -270,6 +295,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         &mut self,
         tap: &mut Tap<R, F>,
         from: Peer,
+        may_end: bool,
         context: &mut Context<'_>,
     ) -> io::Result<bool> {
         let mut moved = false;
@@ -288,7 +314,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         if self.writing == Writing::Unflushed && Pin::new(&mut *self.stream).poll_flush(context)?.is_ready() {
             self.writing = Writing::Clean;
         }
-        Ok(moved | self.pass_on_end(tap.is_finished(from), context)?)
+        Ok(moved | self.pass_on_end(may_end && tap.is_finished(from), context)?)
     }
 
     fn pass_on_end(&mut self, finished: bool, context: &mut Context<'_>) -> io::Result<bool> {

@@ -14,7 +14,7 @@ use crate::{
     policy::{Builtin, Settings},
     pop3::Peer,
     record::{Recorder, schema},
-    relay::{Ending, Limit, Outcome, RecordFull, Recording, relay},
+    relay::{Ending, HalfClose, Limit, Outcome, RecordFull, Recording, relay},
     server::{House, Refusal, Route},
     tap::{Tap, Violation, ViolationKind},
 };
@@ -77,7 +77,7 @@ async fn carry(mut client: TcpStream, connected: Connected, mut recorder: Record
     let mut tap = Tap::new(recorder, filter, house.limits.outstanding, house.pool.clone());
     tap.preload(&connected.received);
     let outcome = tokio::select! {
-        outcome = relay(&mut client, &mut upstream, &mut tap, &house.timeouts) => Some(outcome),
+        outcome = relay(&mut client, &mut upstream, &mut tap, &house.timeouts, half_close(route)) => Some(outcome),
         () = house.stop.close.cancelled() => None,
     };
     let mut closed = match &outcome {
@@ -102,6 +102,10 @@ fn settings(route: &Route) -> Settings {
         pass_xclient: route.upstream.xclient == XclientPolicy::Pass,
         strip_apop: route.upstream.tls == TlsMode::Stls && route.upstream.apop == ApopPolicy::Strip,
     }
+}
+
+fn half_close(route: &Route) -> HalfClose {
+    if route.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies }
 }
 
 fn close(recorder: Recorder, closed: schema::Closed) {

@@ -205,6 +205,12 @@ impl Tracker {
         self.pending.len() + self.doubtful.len() >= self.cap
     }
 
+    /// Whether the server owes a reply, or the rest of one.
+    #[must_use]
+    pub fn awaits_server(&self) -> bool {
+        !(self.pending.is_empty() && self.doubtful.is_empty() && self.body.is_none())
+    }
+
     /// How many lines of the client's were numbered.
     #[must_use]
     pub fn lines(&self) -> Ordinal {

@@ -168,6 +168,12 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.tracker.is_at_cap()
     }
 
+    /// Whether a command awaits its reply, or the rest of it.
+    #[must_use]
+    pub fn awaits_server(&self) -> bool {
+        self.tracker.awaits_server()
+    }
+
     /// Octets received from `peer`, and those of them that should have reached the other one and did not.
     #[must_use]
     pub fn totals(&self, peer: Peer) -> (u64, u64) {

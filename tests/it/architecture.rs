@@ -38,7 +38,7 @@ fn arrows_point_inward() {
 
 #[test]
 fn files_fit_in_a_head() {
-    for (path, source) in sources("src") {
+    for (path, source) in sources("src").into_iter().filter(|(path, _)| !path.ends_with("tests.rs")) {
         let code = source.split("#[cfg(test)]").next().unwrap_or("");
         let lines = code.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();
         assert!(lines <= 400, "{path} has {lines} lines of code: split it");
