@@ -207,3 +207,48 @@ impl<W: io::Write + Send> LiveView for Terminal<W> {
         Terminal::lost(self, records);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn warnings(words: &str) -> Vec<String> {
+        let Command::Check(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else { panic!("check") };
+        same_host_warnings(&config::load(&args).unwrap().config)
+    }
+
+    #[test]
+    fn a_server_on_this_host_is_warned_of_where_others_may_connect() {
+        for server in ["pop3://localhost", "pop3://127.0.0.1", "pop3s://[::1]"] {
+            let remote = warnings(&format!("poptap check {server} --listen :1 --allow-from 192.0.2.0/24 --no-transcript"));
+            assert!(remote.len() == 1 && remote[0].contains("on this host"), "{server}: {remote:?}");
+            assert_eq!(warnings(&format!("poptap check {server} --no-transcript")), Vec::<String>::new());
+        }
+        assert!(warnings("poptap check pop3://192.0.2.7 --listen :1 --allow-from any --no-transcript").is_empty());
+    }
+
+    #[test]
+    fn the_introduction_says_what_to_do_next() {
+        let upstream = Upstream {
+            name: "pop3s://pop.example.net".to_owned(),
+            host: "pop.example.net".to_owned(),
+            port: 995,
+            tls: config::TlsMode::Implicit,
+            ca_file: None,
+            apop: config::ApopPolicy::Strip,
+            xclient: config::XclientPolicy::Refuse,
+        };
+        let report = Report {
+            address: "192.0.2.1:995".parse().unwrap(),
+            tls: None,
+            days_left: Some(61),
+            greeting: "+OK".to_owned(),
+            xclient: false,
+        };
+        let text = introduction("127.0.0.1:1110".parse().unwrap(), &upstream, Ok(&report));
+        assert!(text.contains("192.0.2.1:995") && text.contains("127.0.0.1, port 1110, no encryption"), "{text}");
+    }
+}
