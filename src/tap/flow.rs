@@ -364,4 +364,14 @@ mod tests {
         second.rest(&pool);
         assert_eq!(second.space(&pool).len(), LARGE);
     }
+
+    #[test]
+    fn a_flow_that_is_dropped_gives_its_buffer_back() {
+        let pool = Pool::new(1);
+        for _ in 0..3 {
+            let mut flow = Flow::new();
+            assert_eq!(flow.space(&pool).len(), LARGE);
+            flow.filled(1);
+        }
+    }
 }
