@@ -4,5 +4,6 @@
 mod architecture;
 mod dialogues;
 mod properties;
+mod readme;
 mod relay;
 mod support;
