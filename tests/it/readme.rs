@@ -34,8 +34,11 @@ fn every_command_line_is_understood() {
 
 #[test]
 fn every_flag_exists() {
-    let ours: BTreeSet<String> =
-        all_commands().iter().flat_map(|command| command.get_arguments()).filter_map(|flag| Some(flag.get_long()?.to_owned())).collect();
+    let ours: BTreeSet<String> = all_commands()
+        .iter()
+        .flat_map(|command| command.get_arguments())
+        .filter_map(|flag| Some(flag.get_long()?.to_owned()))
+        .collect();
     // Of cargo, cargo-deny and the test runner.
     let others = ["release", "path", "lib", "test", "all-targets", "example", "locked", "version"];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
@@ -185,7 +188,8 @@ fn the_reasons_of_ends_are_listed() {
     let listed = listed.split("##").next().unwrap();
     let reason = Regex::new(r#"ended\("[a-z]+", "([a-z-]+)"\)|Refusal::[A-Za-z]+ => \("([a-z-]+)"|(?:Ending|Limit)::[A-Za-z]+ => "([a-z-]+)"|=> "((?:upstream|timeout)-[a-z-]+)""#).unwrap();
     let sources: String = ["src/session.rs", "src/net/error.rs", "src/record/recorder.rs"].map(read).concat();
-    let found: BTreeSet<_> = reason.captures_iter(&sources).map(|found| found.iter().skip(1).flatten().next().unwrap().as_str()).collect();
+    let found: BTreeSet<_> =
+        reason.captures_iter(&sources).map(|found| found.iter().skip(1).flatten().next().unwrap().as_str()).collect();
     assert!(found.len() > 15, "{found:?}");
     for reason in found {
         assert!(listed.contains(&format!("`{reason}`")), "docs/transcript.md does not list the reason `{reason}`");
