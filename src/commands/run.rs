@@ -161,9 +161,11 @@ fn announce(server: &Server, config: &Config) {
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
 fn introduce(server: &Server, config: &Config) {
-    say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for (address, upstream, connector) in server.routes() {
+    for (address, ..) in server.routes() {
         say(&format!("{}\n", next_step(address)));
+    }
+    say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
+    for (_, upstream, connector) in server.routes() {
         let (upstream, connector) = (upstream.clone(), connector.clone());
         tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
     }
@@ -256,6 +258,35 @@ mod tests {
             assert_eq!(warnings(&format!("poptap check {server} --no-transcript")), Vec::<String>::new());
         }
         assert!(warnings("poptap check pop3://192.0.2.7 --listen :1 --allow-from any --no-transcript").is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_said_in_days() {
+        let Command::Run(args) = Cli::try_parse_from(["poptap", "run", "pop3://mail", "-t", "/nowhere/t"]).unwrap().command
+        else {
+            panic!("run")
+        };
+        let mut transcript = config::load(&args).unwrap().config.transcript.unwrap();
+        assert_eq!(
+            where_transcripts_go(Some(&transcript)),
+            "transcripts go to /nowhere/t: no passwords, no message content; events are kept for 7 days, summaries for 90 days"
+        );
+        (transcript.content, transcript.reveal_credentials) = (ContentPolicy::Lines(5), true);
+        let said = where_transcripts_go(Some(&transcript));
+        assert!(said.contains("PASSWORDS INCLUDED, the first 5 lines of each message"), "{said}");
+    }
+
+    #[test]
+    fn the_view_is_not_cut_in_two_by_the_log_unless_that_was_asked_for() {
+        let log = |filter: &str, file: Option<&str>| Log {
+            file: file.map(Into::into),
+            rotation: config::LogRotation::Never,
+            format: config::LogFormat::Text,
+            filter: filter.to_owned(),
+        };
+        assert_eq!(beside_the_view(&log("info", None)).filter, "info,poptap::session=error");
+        assert_eq!(beside_the_view(&log("debug", None)).filter, "debug");
+        assert_eq!(beside_the_view(&log("info", Some("x.log"))).filter, "info");
     }
 
     #[test]
