@@ -3,6 +3,7 @@
 
 mod architecture;
 mod dialogues;
+mod endurance;
 mod properties;
 mod relay;
 mod support;
