@@ -1,6 +1,7 @@
 //! Makes a private authority and one server certificate for trying things out; see `certs/README.md`.
 //!
 //! `cargo run --example make-certs -- DIR [NAME...]`, names and addresses; `localhost 127.0.0.1 ::1` without any.
+#![allow(clippy::print_stderr, reason = "a program that a person runs")]
 
 use std::{
     env,

@@ -63,7 +63,7 @@ pub enum Outcome {
 pub enum Ending {
     /// In order.
     Eof,
-    /// TLS without close_notify: there may have been more.
+    /// TLS without `close_notify`: there may have been more.
     Truncated,
     /// With a reset, or another failure of the connection.
     Reset,
@@ -87,7 +87,8 @@ pub enum Limit {
 pub enum HalfClose {
     /// At once: over TCP, servers go on to answer what they have.
     AtOnce,
-    /// When all replies have come: over TLS the end is a close_notify, and servers (Dovecot) drop what they have not answered.
+    /// When all replies have come: over TLS the end is a `close_notify`, and servers (Dovecot) drop what they have
+    /// not answered.
     AfterReplies,
 }
 
@@ -253,17 +254,15 @@ where
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Limit> {
-        loop {
-            let one_sided = self.first.is_some();
-            let (deadline, due) = self.timer.next(self.tap, one_sided);
-            ready!(self.timer.poll(deadline, context));
-            match due {
-                Due::Limit(limit) => return Poll::Ready(limit),
-                Due::Replies => {
-                    self.tap.give_up_on_replies();
-                    context.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+        let one_sided = self.first.is_some();
+        let (deadline, due) = self.timer.next(self.tap, one_sided);
+        ready!(self.timer.poll(deadline, context));
+        match due {
+            Due::Limit(limit) => Poll::Ready(limit),
+            Due::Replies => {
+                self.tap.give_up_on_replies();
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }

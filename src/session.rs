@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
     time::timeout,
 };
@@ -32,11 +32,19 @@ pub(crate) async fn serve(client: TcpStream, address: SocketAddr, route: &Route,
     let _ = client.set_nodelay(true);
     let connected = tokio::select! {
         connected = route.connector.connect() => connected,
+        () = reset(&client) => return close(recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return close(recorder, ended("poptap", "shutdown")),
     };
     match connected {
         Ok(connected) => carry(client, connected, recorder, route, house).await,
         Err(error) => give_up(client, &error, recorder).await,
+    }
+}
+
+/// Waits until the client resets its connection. An orderly end is none: it may have sent all that it has to say.
+async fn reset(client: &TcpStream) {
+    while client.ready(Interest::ERROR).await.is_ok_and(|ready| !ready.is_error()) {
+        tokio::task::yield_now().await;
     }
 }
 

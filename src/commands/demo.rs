@@ -92,7 +92,8 @@ async fn stay(config: &Config) -> Result<(), Failure> {
     }
     let serving = tokio::spawn(server.run());
     ctrl_c().await.map_err(|error| failed("wait for Ctrl-C", error))?;
-    (stop.drain.cancel(), stop.close.cancel());
+    stop.drain.cancel();
+    stop.close.cancel();
     let _cut_short = serving.await;
     run::report(store.finish(FINISH).await);
     Ok(())

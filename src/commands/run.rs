@@ -1,7 +1,6 @@
 //! `poptap run`: from a configuration to a server that runs until it is told to stop.
 
 use std::{
-    fmt::Write as _,
     io::{self, IsTerminal, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
     time::Duration,
@@ -30,7 +29,10 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     for warning in warnings.iter().chain(&same_host_warnings(&config)) {
         tracing::warn!("{warning}");
     }
-    let done = runtime()?.block_on(serve(&config, live));
+    let runtime = runtime()?;
+    let done = runtime.block_on(serve(&config, live));
+    // A name lookup that hangs in the system's resolver would hold up the exit.
+    runtime.shutdown_background();
     drop(guard);
     done
 }
@@ -83,7 +85,7 @@ async fn serve(config: &Config, live: bool) -> Result<(), Failure> {
     watch_signals(stop.clone())?;
     let (server, store) = open(config, live, stop)?;
     if io::stderr().is_terminal() {
-        introduce(&server, config).await;
+        introduce(&server, config);
     }
     let cut_short = server.run().await;
     if cut_short > 0 {
@@ -137,28 +139,34 @@ pub(super) fn report(loss: Loss) {
     }
 }
 
-/// Tests each upstream and says on the terminal what to do next.
-async fn introduce(server: &Server, config: &Config) {
-    for (address, upstream, connector) in server.routes() {
-        let test = connector.probe().await;
-        say(&introduction(address, upstream, test.as_ref()));
-        if matches!(&test, Ok(report) if report.xclient) {
-            say("note: the server would believe XCLIENT from this host; clients that send it are refused\n");
-        }
-    }
+/// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
+fn introduce(server: &Server, config: &Config) {
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
+    for (address, upstream, connector) in server.routes() {
+        say(&format!("{}\n", next_step(address)));
+        let (upstream, connector) = (upstream.clone(), connector.clone());
+        tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
+    }
 }
 
-fn introduction(address: SocketAddr, upstream: &Upstream, test: Result<&Report, &ConnectError>) -> String {
-    let mut text = String::new();
-    // Writing into a String cannot fail.
-    let _ = match test {
-        Ok(report) => writeln!(text, "{} answers at {}{}", upstream.url(), report.address, security(report)),
-        Err(error) => writeln!(text, "{} does not answer as it should: {}", upstream.url(), error.detail()),
-    };
+fn next_step(address: SocketAddr) -> String {
     let host = if address.ip().is_unspecified() { "this host's address".to_owned() } else { address.ip().to_string() };
-    let _ = writeln!(text, "set your client to {host}, port {}, no encryption", address.port());
-    text
+    format!("set your client to {host}, port {}, no encryption", address.port())
+}
+
+/// What the test of an upstream found.
+fn findings(upstream: &Upstream, test: Result<&Report, &ConnectError>) -> String {
+    match test {
+        Ok(report) => {
+            let note = if report.xclient && upstream.xclient == config::XclientPolicy::Refuse {
+                "note: the server would believe XCLIENT from this host; poptap refuses it to clients\n"
+            } else {
+                ""
+            };
+            format!("{} answers at {}{}\n{note}", upstream.url(), report.address, security(report))
+        }
+        Err(error) => format!("{} does not answer as it should: {}\n", upstream.url(), error.detail()),
+    }
 }
 
 fn security(report: &Report) -> String {
@@ -205,5 +213,50 @@ impl<W: io::Write + Send> LiveView for Terminal<W> {
 
     fn lost(&mut self, records: u64) {
         Terminal::lost(self, records);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn warnings(words: &str) -> Vec<String> {
+        let Command::Check(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else { panic!("check") };
+        same_host_warnings(&config::load(&args).unwrap().config)
+    }
+
+    #[test]
+    fn a_server_on_this_host_is_warned_of_where_others_may_connect() {
+        for server in ["pop3://localhost", "pop3://127.0.0.1", "pop3s://[::1]"] {
+            let remote = warnings(&format!("poptap check {server} --listen :1 --allow-from 192.0.2.0/24 --no-transcript"));
+            assert!(remote.len() == 1 && remote[0].contains("on this host"), "{server}: {remote:?}");
+            assert_eq!(warnings(&format!("poptap check {server} --no-transcript")), Vec::<String>::new());
+        }
+        assert!(warnings("poptap check pop3://192.0.2.7 --listen :1 --allow-from any --no-transcript").is_empty());
+    }
+
+    #[test]
+    fn the_introduction_says_what_to_do_next() {
+        let upstream = Upstream {
+            name: "pop3s://pop.example.net".to_owned(),
+            host: "pop.example.net".to_owned(),
+            port: 995,
+            tls: config::TlsMode::Implicit,
+            ca_file: None,
+            apop: config::ApopPolicy::Strip,
+            xclient: config::XclientPolicy::Refuse,
+        };
+        let report = Report {
+            address: "192.0.2.1:995".parse().unwrap(),
+            tls: None,
+            days_left: Some(61),
+            greeting: "+OK".to_owned(),
+            xclient: false,
+        };
+        assert_eq!(next_step("127.0.0.1:1110".parse().unwrap()), "set your client to 127.0.0.1, port 1110, no encryption");
+        assert_eq!(findings(&upstream, Ok(&report)), "pop3s://pop.example.net answers at 192.0.2.1:995, without TLS\n");
     }
 }

@@ -319,7 +319,9 @@ mod tests {
     fn text(body: &str) -> String {
         let lines = Conversation::default().lines(&record(&line("ab12", 0, body)), None);
         let mut out = Vec::new();
-        lines.iter().for_each(|line| line.write(&mut out, false).unwrap());
+        for line in &lines {
+            line.write(&mut out, false).unwrap();
+        }
         String::from_utf8(out).unwrap().lines().map(|line| line[10..].to_owned()).collect::<Vec<_>>().join("\n")
     }
 

@@ -422,7 +422,7 @@ impl Tracker {
             (_, Keyword::Quit, Some(Status::Ok)) => self.quit_answered(),
             (_, Keyword::Stls, Some(Status::Ok)) => self.mode = Mode::Handshake,
             (_, Keyword::Stls, _) => self.stls_refused(),
-            (Kind::Xmit, _, Some(Status::Ok)) => return self.xmit_answered(head),
+            (Kind::Xmit, _, Some(Status::Ok)) => return self.xmit_answered(&head),
             _ => {}
         }
         if shape == Shape::MultiLine {
@@ -455,13 +455,14 @@ impl Tracker {
 
     /// Behind the first `+OK` the client sends its message, and the server replies once more. Lines that are on their way
     /// already are part of that message, so nobody knows what they were.
-    fn xmit_answered(&mut self, head: Pending) -> Labelled {
+    fn xmit_answered(&mut self, head: &Pending) -> Labelled {
         if !self.pending.is_empty() {
             return Labelled::Lost(Loss::AmbiguousCommand);
         }
         let (n, keyword) = (head.n, head.keyword);
         self.mode = Mode::ClientData(n);
-        self.pending.push_back(Pending { kind: Kind::Forwarded { irregular: false, edit: false }, ..head });
+        let kind = Kind::Forwarded { irregular: false, edit: false };
+        self.pending.push_back(Pending { n, keyword, shape: head.shape, kind });
         Labelled::Reply { n, keyword, status: Some(Status::Ok), shape: Shape::SingleLine }
     }
 }

@@ -1,8 +1,9 @@
 //! The way from the sessions to the writer: a queue with one budget of octets over all of them.
 //!
 //! Nobody blocks here. A session asks whether there is room *before* it labels one thing more, so what is queued stays below
-//! `limit` plus one event for each session, plus the few small records that always get a place (`opened`, `closed`, `gap`,
-//! the summary).
+//! `limit` plus one event for each session, plus the few small records that get a place all the same (`opened`, `closed`,
+//! `gap`, the summary). These find one up to twice `limit` and a [`RESERVE`], which
+//! are used up only when the disk hangs while sessions come and go; then they are dropped and counted.
 
 use std::{
     collections::HashMap,
@@ -23,6 +24,9 @@ const BATCH: u64 = 64 * 1024;
 
 /// … or when the first of them has waited this long.
 const LINGER: Duration = Duration::from_millis(20);
+
+/// Room for the small records of sessions that come and go while the disk hangs, however small the limit is.
+const RESERVE: u64 = 1024 * 1024;
 
 /// What the writer is sent.
 pub(super) enum Message {
@@ -69,6 +73,8 @@ struct Inner {
     since: Option<Instant>,
     /// Records that were sent and are neither written nor given up.
     unwritten: u64,
+    /// Records that found no place.
+    refused: u64,
     /// When the writer last moved on, or was last given something after it had nothing.
     progress: Option<Instant>,
     wakers: HashMap<Arc<str>, Waker>,
@@ -101,10 +107,14 @@ impl Queue {
         self.used.load(Ordering::SeqCst) <= self.limit / 2
     }
 
-    /// Sends a message; it always gets a place. After [`Queue::close`] it is dropped, and stays unwritten.
+    /// Sends a message. After [`Queue::close`], or with twice the limit and the reserve in use, it is dropped and stays unwritten.
     pub(super) fn send(&self, message: Message) {
         let weight = message.weight();
         let mut inner = self.lock();
+        if self.used.load(Ordering::SeqCst) >= self.limit.saturating_mul(2).saturating_add(RESERVE) {
+            inner.refused += u64::from(matches!(message, Message::Record(_)));
+            return;
+        }
         if inner.unwritten == 0 {
             inner.progress = Some(Instant::now());
         }
@@ -169,9 +179,10 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Records that were sent and are neither written nor given up.
+    /// Records that were sent and not written.
     pub(super) fn unwritten(&self) -> u64 {
-        self.lock().unwritten
+        let inner = self.lock();
+        inner.unwritten + inner.refused
     }
 
     /// Whether there is something to write and the writer has not moved on for longer than `patience`: its disk hangs.
@@ -218,6 +229,16 @@ mod tests {
         queue.release(60, 0);
         assert_eq!(bell.0.load(Ordering::SeqCst), 1);
         assert!(queue.has_much_room());
+    }
+
+    #[test]
+    fn a_disk_that_hangs_for_ever_costs_a_bounded_amount() {
+        let queue = Queue::new(4096);
+        for _ in 0..2000 {
+            queue.send(piece(1024));
+        }
+        let Taken::Batch(batch) = queue.take(Duration::ZERO) else { panic!("no batch") };
+        assert_eq!(batch.iter().map(Message::weight).sum::<u64>(), RESERVE + 8192);
     }
 
     #[test]

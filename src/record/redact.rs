@@ -56,15 +56,20 @@ impl Redactor {
     /// A command line of the client's.
     pub(super) fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage) -> Shown {
         self.stage = stage;
-        let command = Command::parse(line.text);
-        let (shown, mechanism, user) = match keyword {
+        let (readable, rest) = split_at_oddity(line.text);
+        let command = Command::parse(readable);
+        let (mut shown, mechanism, user) = match keyword {
             Keyword::User | Keyword::Rpop => self.user(&command, line),
             Keyword::Apop => self.apop(n, &command, line),
             Keyword::Auth => self.auth(n, &command, line),
             Keyword::Pass | Keyword::Xclient | Keyword::Xoip => (self.argument_is_secret(n, &command, line), None, None),
             Keyword::Unknown => (self.unknown_line(n, command.word, line), None, None),
-            _ => (Kept::all(line.text), None, None),
+            _ => (Kept::all(readable), None, None),
         };
+        if !rest.is_empty() {
+            self.secrets.hold(n, rest);
+            shown.redacted = shown.redacted.or(Some("unknown"));
+        }
         Shown { text: self.text(line, shown), mechanism, user }
     }
 
@@ -133,10 +138,10 @@ impl Redactor {
     fn user(&mut self, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
         let name = command.rest.trim_ascii();
         if name.is_empty() {
-            return (Kept::all(line.text), None, None);
+            return (Kept::all(readable(line)), None, None);
         }
         let user = self.name(name);
-        let kept = if self.user_key.is_some() { Kept::with_user(command, &user) } else { Kept::all(line.text) };
+        let kept = if self.user_key.is_some() { Kept::with_user(command, &user) } else { Kept::all(readable(line)) };
         (kept, Some("USER".to_owned()), Some(user))
     }
 
@@ -157,7 +162,7 @@ impl Redactor {
     /// RFC 5034 §4: `AUTH mechanism [initial response]`.
     fn auth(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
         let mut arguments = command.arguments();
-        let Some(word) = arguments.next() else { return (Kept::all(line.text), None, None) };
+        let Some(word) = arguments.next() else { return (Kept::all(readable(line)), None, None) };
         let mechanism = identity::mechanism(word);
         if self.exchanges.len() == REMEMBERED {
             self.exchanges.pop_front();
@@ -169,7 +174,7 @@ impl Redactor {
         };
         let response = command.rest.trim_ascii_start().get(word.len()..).unwrap_or_default().trim_ascii();
         if response.is_empty() {
-            return (Kept::all(line.text), Some(name.to_owned()), None);
+            return (Kept::all(readable(line)), Some(name.to_owned()), None);
         }
         self.secrets.hold(n, response);
         let user = self.message(n, n, response, line.is_whole());
@@ -190,7 +195,7 @@ impl Redactor {
 
     fn argument_is_secret(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> Kept {
         if !command.has_argument() {
-            return Kept::all(line.text);
+            return Kept::all(readable(line));
         }
         self.secrets.hold(n, command.rest);
         Kept { text: Some(escape(command.word)), redacted: Some("secret") }
@@ -269,6 +274,18 @@ impl Kept {
     }
 }
 
+/// A command line up to its first NUL or bare CR, and what is behind it. Servers differ on what that is: a client that ends
+/// its lines with CR alone has its PASS there, in the middle of the line that began with USER.
+fn split_at_oddity(text: &[u8]) -> (&[u8], &[u8]) {
+    let start = text.iter().position(|octet| !octet.is_ascii_whitespace() && *octet != 0).unwrap_or(text.len());
+    let at = memchr::memchr2(0, b'\r', &text[start..]).map_or(text.len(), |at| start + at);
+    text.split_at(at)
+}
+
+fn readable<'a>(line: &Line<'a>) -> &'a [u8] {
+    split_at_oddity(line.text).0
+}
+
 /// At most four letters of a word.
 fn letters(word: &[u8]) -> String {
     word.iter().take(4).take_while(|octet| octet.is_ascii_alphabetic()).map(|&octet| char::from(octet)).collect()
@@ -316,6 +333,11 @@ mod tests {
             (b"XCLIENT FORWARD=aGk=", Stage::Authorization, Some("XCLIENT"), Some("secret"), None),
             (b"XOIP 1.2.3.4", Stage::Authorization, Some("XOIP"), Some("secret"), None),
             (b"RETR 1\x1b", Stage::Transaction, Some(r"RETR 1\x1b"), None, None),
+            (b"USER bob\rPASS hunter2\r", Stage::Authorization, Some("USER bob"), Some("unknown"), Some("bob")),
+            (b"NOOP\0hunter2", Stage::Transaction, Some("NOOP"), Some("unknown"), None),
+            (b"PASS\rhunter2", Stage::Authorization, Some("PASS"), Some("unknown"), None),
+            (b"AUTH\rhunter2", Stage::Authorization, Some("AUTH"), Some("unknown"), None),
+            (b"\rhunter2", Stage::Transaction, None, Some("unknown"), None),
         ] {
             let shown = shown(&mut plain(), text, stage);
             let found = (shown.text.text.as_deref(), shown.text.redacted.as_deref(), shown.user.as_deref());

@@ -152,9 +152,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             }
         }
         if dropped {
-            self.client.skip(count)
+            self.client.skip(count);
         } else {
-            self.client.release(count)
+            self.client.release(count);
         }
         true
     }

@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_full_buffer_is_compacted_when_its_octets_were_sent() {
-        let (mut flow, pool) = filled(&[b'x'; LARGE]);
+        let (mut flow, pool) = filled(&vec![b'x'; LARGE]);
         assert!(!flow.wants_read() && flow.is_full());
         flow.release(10);
         assert!(!flow.wants_read(), "nothing was sent yet");

@@ -1,5 +1,11 @@
 //! poptap's integration tests: one binary, a module for each concern.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that cannot set itself up fails on the spot"
+)]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod architecture;
 mod dialogues;

@@ -156,7 +156,7 @@ proptest! {
         let expected = play(Untouched, &steps, &mut pieces_of(7));
         let mut player = Player::new(Untouched, 1000);
         for (at, step) in steps.iter().enumerate() {
-            player.tap.observer().stall.set((seed.rotate_left(at as u32) % 5) as u32);
+            player.tap.observer().stall.set(u32::try_from(seed.rotate_left(u32::try_from(at).unwrap()) % 5).unwrap());
             player.step(step, &mut pieces_of(7));
         }
         prop_assert_eq!(player.end(), expected);
@@ -265,9 +265,9 @@ fn a_hundred_thousand_random_streams() {
     for round in 0..100_000u64 {
         let mut steps = Vec::new();
         for _ in 0..next() % 24 {
-            let peer = if next() % 2 == 0 { Peer::Client } else { Peer::Upstream };
+            let peer = if next().is_multiple_of(2) { Peer::Client } else { Peer::Upstream };
             let octets = match next() % 4 {
-                0 => (0..next() % 12).map(|_| (next() % 256) as u8).collect(),
+                0 => (0..next() % 12).map(|_| next().to_le_bytes()[0]).collect(),
                 _ => fragments[next() % fragments.len()].to_vec(),
             };
             steps.push(Step::Says(peer, octets));

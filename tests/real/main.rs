@@ -2,7 +2,12 @@
 //!
 //! Nothing here is scripted: Dovecot serves an awkward mailbox, and curl, Python's poplib, fetchmail, mpop and getmail6
 //! fetch it, once directly and once through the built `poptap`. `tests/README.md` says what must be installed.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set itself up should fail on the spot")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that cannot set itself up fails on the spot"
+)]
 
 mod apop;
 mod authentication;

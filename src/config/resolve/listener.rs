@@ -1,7 +1,7 @@
 //! Listeners: where clients are accepted, who may come, and which server they reach.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     ops::Range,
     sync::Arc,
 };
@@ -35,7 +35,6 @@ impl Resolver<'_> {
             let allow_from = self.allow_from(address, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if let Some(upstream) = upstream {
-                self.warn_of_own_server(address, &upstream, &allow_from);
                 listeners.push(Listener { address, upstream, allow_from, stls });
             }
         }
@@ -102,17 +101,6 @@ impl Resolver<'_> {
         });
         AllowFrom::Networks(networks.collect())
     }
-
-    /// A server treats connections from its own host as local: some then take plain logins that they would refuse.
-    fn warn_of_own_server(&mut self, address: SocketAddr, upstream: &Upstream, allow_from: &AllowFrom) {
-        if is_loopback(address.ip()) || *allow_from == AllowFrom::Loopback || !is_own_host(&upstream.host) {
-            return;
-        }
-        self.warnings.push(format!(
-            "the server {} is on this host: it will take the clients of {address} for local ones, and their plain logins for secure",
-            upstream.name
-        ));
-    }
 }
 
 fn address_span(section: Option<&Spanned<ListenerSection>>) -> Option<Range<usize>> {
@@ -127,14 +115,5 @@ fn is_everybody(network: &Network) -> bool {
     match network {
         Network::Any => true,
         Network::Of(network) => network.prefix_len() == 0,
-    }
-}
-
-/// Whether an address literal, or `localhost`, is this host; names are resolved only when a session needs them.
-fn is_own_host(host: &str) -> bool {
-    match host.parse::<IpAddr>() {
-        // Only an address of this host can be bound, and a UDP socket that sends nothing disturbs nobody.
-        Ok(address) => is_loopback(address) || UdpSocket::bind((address, 0)).is_ok(),
-        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
     }
 }

@@ -83,17 +83,16 @@ impl Witness {
     /// Each octet is accounted for once, by exactly one event.
     fn account(&mut self, event: &Event<'_>) {
         match event {
-            Event::Command { line, .. } | Event::SaslResponse { line, .. } => self.accounted.0 += line.octets,
-            Event::ClientData { octets, .. } => self.accounted.0 += octets,
+            Event::Command { line, .. } | Event::SaslResponse { line, .. } | Event::Unfinished { from: Peer::Client, line } => {
+                self.accounted.0 += line.octets;
+            }
+            Event::ClientData { octets, .. } | Event::OpaqueOctets { from: Peer::Client, octets } => self.accounted.0 += octets,
             Event::Greeting { line, .. }
             | Event::SaslChallenge { line, .. }
             | Event::Reply { line, .. }
-            | Event::Unsolicited { line, .. } => self.accounted.1 += line.octets,
-            Event::ReplyEnd { octets, .. } => self.accounted.1 += octets,
-            Event::OpaqueOctets { from: Peer::Client, octets } => self.accounted.0 += octets,
-            Event::OpaqueOctets { from: Peer::Upstream, octets } => self.accounted.1 += octets,
-            Event::Unfinished { from: Peer::Client, line } => self.accounted.0 += line.octets,
-            Event::Unfinished { from: Peer::Upstream, line } => self.accounted.1 += line.octets,
+            | Event::Unsolicited { line, .. }
+            | Event::Unfinished { from: Peer::Upstream, line } => self.accounted.1 += line.octets,
+            Event::ReplyEnd { octets, .. } | Event::OpaqueOctets { from: Peer::Upstream, octets } => self.accounted.1 += octets,
             _ => {}
         }
     }

@@ -48,6 +48,13 @@ impl Wire {
         self.reader.get_mut().write_all(octets)
     }
 
+    /// Read this many octets.
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut octets = vec![0; count];
+        self.reader.read_exact(&mut octets).unwrap();
+        octets
+    }
+
     /// Send a command and read one line.
     pub(crate) fn ask(&mut self, command: &str) -> String {
         self.send(format!("{command}\r\n").as_bytes());
