@@ -9,6 +9,7 @@
 
 mod architecture;
 mod dialogues;
+mod endurance;
 mod properties;
 mod readme;
 mod relay;

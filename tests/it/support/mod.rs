@@ -1,4 +1,5 @@
 //! What the modules share.
 
 pub mod play;
+pub mod process;
 pub mod witness;
