@@ -42,11 +42,9 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
 /// The log where it shares a terminal with the live view: that shows each session already, and better. Whoever chose a
 /// filter gets what it says.
 fn beside_the_view(log: &Log) -> Log {
-    let mut log = log.clone();
-    if log.file.is_none() && log.filter == "info" {
-        log.filter = "info,poptap::session=error".to_owned();
-    }
-    log
+    let concise = log.file.is_none() && log.filter == "info";
+    let filter = if concise { "info,poptap::session=error" } else { &log.filter };
+    Log { filter: filter.to_owned(), ..log.clone() }
 }
 
 /// Where the server is on this host, it sees every client of ours as a local one: plain logins that it refuses from elsewhere
@@ -193,7 +191,7 @@ fn findings(upstream: &Upstream, test: Result<&Report, &ConnectError>) -> String
 
 fn security(report: &Report) -> String {
     let Some(tls) = &report.tls else { return ", without TLS".to_owned() };
-    let validity = report.days_left.map(|days| format!(", certificate valid {} more", human::plural(days.unsigned_abs(), "day")));
+    let validity = report.days_left.map(|days| format!(", certificate valid {}", human::plural(days.unsigned_abs(), "more day")));
     format!(", {}{}", tls.version, validity.unwrap_or_default())
 }
 
@@ -243,7 +241,10 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::{
+        cli::{Cli, Command},
+        record::schema,
+    };
 
     fn warnings(words: &str) -> Vec<String> {
         let Command::Check(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else { panic!("check") };
@@ -309,5 +310,17 @@ mod tests {
         };
         assert_eq!(next_step("127.0.0.1:1110".parse().unwrap()), "set your client to 127.0.0.1, port 1110, no encryption");
         assert_eq!(findings(&upstream, Ok(&report)), "pop3s://pop.example.net answers at 192.0.2.1:995, without TLS\n");
+        let tls = schema::Tls {
+            hop: schema::Hop::Upstream,
+            mode: "implicit".to_owned(),
+            version: "TLSv1.3".to_owned(),
+            cipher: String::new(),
+            subject: None,
+            issuer: None,
+            not_after: None,
+            fingerprint: None,
+        };
+        let found = findings(&upstream, Ok(&Report { tls: Some(tls), ..report }));
+        assert!(found.ends_with(":995, TLSv1.3, certificate valid 61 more days\n"), "{found}");
     }
 }

@@ -36,7 +36,7 @@ fn every_command_line_is_understood() {
 fn every_flag_exists() {
     let ours: BTreeSet<String> = all_commands()
         .iter()
-        .flat_map(|command| command.get_arguments())
+        .flat_map(clap::Command::get_arguments)
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
     // Of cargo, cargo-deny and the test runner.
