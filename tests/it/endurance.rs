@@ -188,9 +188,8 @@ async fn at_rest(poptap: &Poptap, sockets: usize) -> Vec<String> {
             tokio::task::yield_now().await;
         }
     };
-    if timeout(DEADLINE, resting).await.is_err() {
-        panic!("more than {sockets} sockets stay open: {:?}", poptap.descriptors());
-    }
+    let rested = timeout(DEADLINE, resting).await;
+    assert!(rested.is_ok(), "more than {sockets} sockets stay open: {:?}", poptap.descriptors());
     poptap.descriptors()
 }
 
