@@ -197,6 +197,24 @@ fn the_reasons_of_ends_are_listed() {
 }
 
 #[test]
+fn the_house_has_every_room() {
+    let design = read("DESIGN.md");
+    let house = blocks(&design).into_iter().find(|block| block.starts_with("main ")).unwrap();
+    let shown: BTreeSet<_> =
+        house.lines().filter(|line| !line.starts_with('─')).filter_map(|line| line.split(' ').next()).collect();
+    let rooms = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let rooms: BTreeSet<_> = rooms.map(|room| room.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(shown, rooms.iter().map(String::as_str).filter(|room| *room != "lib").collect());
+}
+
+#[test]
+fn the_archived_crate_is_called_from_one_file() {
+    let users =
+        Command::new("grep").args(["-rl", "rustls_pemfile", "src"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert_eq!(String::from_utf8(users.stdout).unwrap(), "src/tls/pem.rs\n");
+}
+
+#[test]
 fn nothing_is_left_to_be_filled_in() {
     for path in DOCUMENTS {
         assert!(!read(path).contains("<!--"), "{path} has a place that was to be filled in");
