@@ -10,6 +10,7 @@
 mod architecture;
 mod dialogues;
 mod endurance;
+mod log;
 mod properties;
 mod readme;
 mod relay;
