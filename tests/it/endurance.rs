@@ -49,15 +49,15 @@ async fn a_flood_of_commands_over_tls() {
 }
 
 /// A relay that awaits a write to the client before it reads from the client again stands still for ever here: the replies
-/// fill every buffer towards the client, who reads none before it has written 10 MB.
+/// fill every buffer towards the client, who reads none before it has written 5 MB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_no_reply_before_it_has_written_all_over_plain() {
-    flood(&Load { settings: UNCAPPED, command: 500, reply: 2000, tls: false }).await;
+    flood(&Load { settings: UNCAPPED, command: 250, reply: 700, tls: false }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_no_reply_before_it_has_written_all_over_tls() {
-    flood(&Load { settings: UNCAPPED, command: 500, reply: 2000, tls: true }).await;
+    flood(&Load { settings: UNCAPPED, command: 250, reply: 700, tls: true }).await;
 }
 
 #[derive(Default)]
@@ -250,12 +250,12 @@ const HELD: usize = 24 * MIB;
 /// 64 MiB for a client that first reads nothing, until the server can send no more, and then reads by the KiB.
 #[test]
 fn memory_is_bounded_while_a_message_waits_for_its_reader() {
-    let (listener, server) = small_socket();
+    let (listener, server) = listening(MODERATE);
     let poptap = Poptap::start(&format!("pop3://{server}"), DEFAULTS, &[]);
     let (stands_still, stood_still) = channel::channel();
     let sending = thread::spawn(move || send_message(listener.accept().unwrap().0.into(), &stands_still));
 
-    let mut client = std::net::TcpStream::from(small_connection(poptap.address()));
+    let mut client = std::net::TcpStream::from(connected(MODERATE, poptap.address()));
     client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.write_all(b"RETR 1\r\n").unwrap();
     let sent = stood_still.recv_timeout(DEADLINE).unwrap();
@@ -303,42 +303,44 @@ fn send_message(mut stream: std::net::TcpStream, stands_still: &channel::Sender<
 
 /// Octets of each buffer of a socket; Linux doubles it, for what it keeps beside them.
 const SMALL: usize = 16 * 1024;
+/// Larger than one segment of loopback's, without which a transfer goes by fits and starts.
+const MODERATE: usize = 128 * 1024;
 
-fn small() -> Socket {
+fn socket(buffers: usize) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(SMALL).unwrap();
-    socket.set_send_buffer_size(SMALL).unwrap();
-    assert_eq!(socket.recv_buffer_size().unwrap(), 2 * SMALL, "the system took the size");
+    socket.set_recv_buffer_size(buffers).unwrap();
+    socket.set_send_buffer_size(buffers).unwrap();
+    assert_eq!(socket.recv_buffer_size().unwrap(), 2 * buffers, "the system took the size");
     socket
 }
 
 /// A socket that listens; those that it accepts have its buffers.
-fn small_socket() -> (Socket, SocketAddr) {
-    let socket = small();
+fn listening(buffers: usize) -> (Socket, SocketAddr) {
+    let socket = socket(buffers);
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     socket.listen(1).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
 }
 
-fn small_listener() -> (TcpListener, SocketAddr) {
-    let (socket, address) = small_socket();
-    socket.set_nonblocking(true).unwrap();
-    (TcpListener::from_std(socket.into()).unwrap(), address)
-}
-
-async fn accept(listener: &TcpListener) -> TcpStream {
-    listener.accept().await.unwrap().0
-}
-
-fn small_connection(address: SocketAddr) -> Socket {
-    let socket = small();
+fn connected(buffers: usize, address: SocketAddr) -> Socket {
+    let socket = socket(buffers);
     socket.connect(&address.into()).unwrap();
     socket
 }
 
+fn small_listener() -> (TcpListener, SocketAddr) {
+    let (socket, address) = listening(SMALL);
+    socket.set_nonblocking(true).unwrap();
+    (TcpListener::from_std(socket.into()).unwrap(), address)
+}
+
 fn small_client(address: SocketAddr) -> TcpStream {
-    let socket = small_connection(address);
+    let socket = connected(SMALL, address);
     socket.set_nonblocking(true).unwrap();
     TcpStream::from_std(socket.into()).unwrap()
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    listener.accept().await.unwrap().0
 }
