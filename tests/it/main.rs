@@ -11,5 +11,6 @@ mod architecture;
 mod dialogues;
 mod endurance;
 mod properties;
+mod readme;
 mod relay;
 mod support;
