@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, exit};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
-    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Place, Transcript, Upstream},
+    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Period, Place, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{LiveView, Loss, Store},
@@ -189,8 +189,8 @@ fn where_transcripts_go(transcript: Option<&Transcript>) -> String {
         Place::Directory(path) => format!(
             "transcripts go to {}: {secrets}, {content}; events are kept for {}, summaries for {}",
             path.display(),
-            humantime::format_duration(transcript.keep_events.age),
-            humantime::format_duration(transcript.keep_sessions.age),
+            Period(transcript.keep_events.age),
+            Period(transcript.keep_sessions.age),
         ),
     }
 }

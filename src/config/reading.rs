@@ -52,7 +52,11 @@ fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<F
             Ok(file) => return (file, faults, broken),
             Err(error) => error,
         };
-        faults.push(to_fault(source, &error));
+        let fault = to_fault(source, &error);
+        // A section that may be repeated is taken out piece by piece, and each piece is the same fault.
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
         let removed = error.span().and_then(|span| take_out(document.get_mut(), &span));
         match removed {
             Some(key) => broken.insert(key),
@@ -238,6 +242,13 @@ keep_events = 1
         assert_eq!(broken, BTreeSet::from(["limits", "upstream", "listener", "log", "keep_events"].map(str::to_owned)));
         assert_eq!(found[0].lines().next(), Some("p.toml:3:1: `listener` is not a section here"));
         assert!(found[0].ends_with("write `[[listener]]`, and its keys on lines below"), "{found:?}");
+    }
+
+    #[test]
+    fn a_misspelt_section_is_one_fault_however_often_it_stands_there() {
+        let (found, _) = faults("[[listner]]\naddress = '1'\n[[listner]]\naddress = '2'\n[limits]\nconections = 1\n");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("p.toml:1:3: unknown key `listner`"), "{found:?}");
     }
 
     #[test]
