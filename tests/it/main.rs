@@ -8,7 +8,9 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod architecture;
+mod binary;
 mod dialogues;
+mod hostile;
 mod properties;
 mod relay;
 mod support;

@@ -1,4 +1,5 @@
 //! What the modules share.
 
+pub mod outside;
 pub mod play;
 pub mod witness;
