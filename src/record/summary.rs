@@ -195,9 +195,9 @@ impl Tally {
                 format!("timed out: nothing for {} after one side had ended its stream", duration(silent_us))
             }
             "violation" => self.fault(closed),
-            "upstream-unreachable" | "timeout-connect" => because("could not reach the server"),
+            "upstream-unreachable" => because("could not reach the server"),
             "upstream-refused" => because("the server refused the session"),
-            "upstream-tls" | "timeout-handshake" => because("TLS with the server failed"),
+            "upstream-tls" => because("TLS with the server failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
             "too-many-connections" => because("client turned away: too many connections"),
