@@ -52,7 +52,11 @@ fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<F
             Ok(file) => return (file, faults, broken),
             Err(error) => error,
         };
-        faults.push(to_fault(source, &error));
+        let fault = to_fault(source, &error);
+        // An unknown `[[section]]` is taken out element by element, and is one fault all the same.
+        if faults.last() != Some(&fault) {
+            faults.push(fault);
+        }
         let removed = error.span().and_then(|span| take_out(document.get_mut(), &span));
         match removed {
             Some(key) => broken.insert(key),
@@ -220,6 +224,8 @@ drane = "5s"
         assert!(found[0].ends_with("did you mean `wait`?"), "{found:?}");
         let (found, _) = faults("[log]\nzzz = 1\n");
         assert!(found[0].ends_with("known are `file`, `rotation`, `format`, `filter`"), "{found:?}");
+        let (found, _) = faults("[[listner]]\nstls = \"pass\"\n[[listner]]\n");
+        assert!(found.len() == 1 && found[0].ends_with("did you mean `listener`?"), "{found:?}");
     }
 
     #[test]
@@ -238,6 +244,13 @@ keep_events = 1
         assert_eq!(broken, BTreeSet::from(["limits", "upstream", "listener", "log", "keep_events"].map(str::to_owned)));
         assert_eq!(found[0].lines().next(), Some("p.toml:3:1: `listener` is not a section here"));
         assert!(found[0].ends_with("write `[[listener]]`, and its keys on lines below"), "{found:?}");
+    }
+
+    #[test]
+    fn a_misspelt_section_is_one_fault_however_often_it_stands_there() {
+        let (found, _) = faults("[[listner]]\naddress = '1'\n[[listner]]\naddress = '2'\n[limits]\nconections = 1\n");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("p.toml:1:3: unknown key `listner`"), "{found:?}");
     }
 
     #[test]

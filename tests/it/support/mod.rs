@@ -1,5 +1,7 @@
 //! What the modules share.
 
 pub mod odd;
+pub mod outside;
 pub mod play;
+pub mod process;
 pub mod witness;
