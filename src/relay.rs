@@ -50,6 +50,8 @@ pub enum Outcome {
         /// How.
         how: Ending,
     },
+    /// The server left before it said anything; the client has not been told.
+    NoGreeting,
     /// A time limit expired.
     TimedOut(Limit),
     /// A peer did what is not safe to pass on.
@@ -217,7 +219,7 @@ where
                 let finished = self.half_close == HalfClose::AtOnce || !self.tap.awaits_server() || self.upstream.read_over;
                 self.upstream.drain(self.tap, from, finished, context)
             }
-            Peer::Upstream => self.client.drain(self.tap, from, true, context),
+            Peer::Upstream => self.client.drain(self.tap, from, !self.is_server_mute(), context),
         };
         result.unwrap_or_else(|error| {
             self.first.get_or_insert((from.other(), ending(&error)));
@@ -231,7 +233,15 @@ where
             || matches!(self.first, Some((Peer::Upstream, Ending::Reset | Ending::Truncated)))
     }
 
+    /// The server was the first to leave, and had said nothing: whoever runs the relay can still tell the client why.
+    fn is_server_mute(&self) -> bool {
+        matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.read_over && self.tap.totals(Peer::Upstream).0 == 0
+    }
+
     fn outcome(&self) -> Option<Outcome> {
+        if self.is_server_mute() {
+            return Some(Outcome::NoGreeting);
+        }
         let (by, how) = self.first?;
         let client_gone = self.client.writing == Writing::Failed || (by, how) == (Peer::Client, Ending::Reset);
         let to_client_done = self.client.writing == Writing::ShutDown;

@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +46,8 @@ pub(crate) struct House {
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Arc<Pool>,
     pub(crate) stop: Stop,
+    /// Sessions that were told to close before they had finished.
+    pub(crate) cut_short: AtomicUsize,
     permits: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
@@ -107,6 +112,7 @@ impl Server {
             timeouts: config.timeouts,
             pool: Arc::new(Pool::new(LARGE_BUFFERS)),
             stop,
+            cut_short: AtomicUsize::new(0),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
         };
@@ -146,10 +152,10 @@ async fn drain(sessions: &TaskTracker, house: &House) -> usize {
         }
     };
     let _ = timeout(house.timeouts.drain, finished).await;
-    let cut_short = sessions.len();
     house.stop.close.cancel();
     sessions.wait().await;
-    cut_short
+    // Counted by the sessions: by the time that we learn of a second signal, some may have closed already.
+    house.cut_short.load(Ordering::SeqCst)
 }
 
 async fn accept(listener: TcpListener, route: Arc<Route>, house: Arc<House>, sessions: TaskTracker) {

@@ -1,6 +1,6 @@
 //! One client's life, from top to bottom.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     config::{ApopPolicy, StlsPolicy, TlsMode, XclientPolicy},
-    net::{ConnectError, Connected, silence_hint},
+    net::{ConnectError, Connected},
     policy::{Builtin, Settings},
     pop3::Peer,
     record::{Recorder, schema},
@@ -33,7 +33,7 @@ pub(crate) async fn serve(client: TcpStream, address: SocketAddr, route: &Route,
     let connected = tokio::select! {
         connected = route.connector.connect() => connected,
         () = reset(&client) => return close(recorder, ended("client", "reset")),
-        () = house.stop.close.cancelled() => return close(recorder, ended("poptap", "shutdown")),
+        () = house.stop.close.cancelled() => return close(recorder, cut_short(house)),
     };
     match connected {
         Ok(connected) => carry(client, connected, recorder, route, house).await,
@@ -73,7 +73,12 @@ fn open(address: SocketAddr, route: &Route, house: &House) -> Recorder {
 async fn give_up(client: TcpStream, error: &ConnectError, recorder: Recorder) {
     tracing::warn!(session = recorder.id(), "{}", error.detail());
     last_words(client, &error.client_line()).await;
-    close(recorder, schema::Closed { detail: Some(error.detail()), ..ended("upstream", error.reason()) });
+    close(recorder, failed(error));
+}
+
+fn failed(error: &ConnectError) -> schema::Closed {
+    let by = if error.is_timeout() { "poptap" } else { "upstream" };
+    schema::Closed { detail: Some(error.detail()), ..ended(by, error.reason()) }
 }
 
 async fn carry(mut client: TcpStream, connected: Connected, mut recorder: Recorder, route: &Route, house: &House) {
@@ -88,16 +93,22 @@ async fn carry(mut client: TcpStream, connected: Connected, mut recorder: Record
         outcome = relay(&mut client, &mut upstream, &mut tap, &house.timeouts, half_close(route)) => Some(outcome),
         () = house.stop.close.cancelled() => None,
     };
-    let mut closed = match &outcome {
-        Some(outcome) => describe(outcome, tap.has_quit(), route),
-        None => ended("poptap", "shutdown"),
+    let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, route));
+    if let Some(error) = &ungreeted {
+        tracing::warn!(session = tap.observer().id(), "{}", error.detail());
+    }
+    let mut closed = match (&ungreeted, &outcome) {
+        (Some(error), _) => failed(error),
+        (None, Some(outcome)) => describe(outcome, tap.has_quit()),
+        (None, None) => cut_short(house),
     };
     // The server's side ends first: nothing of the client's may reach it any more.
     drop(upstream);
     (closed.client_octets, closed.client_undelivered) = tap.totals(Peer::Client);
     (closed.upstream_octets, closed.upstream_undelivered) = tap.totals(Peer::Upstream);
     let at_line_end = tap.output(Peer::Upstream).is_empty();
-    if let Some(line) = outcome.as_ref().and_then(|outcome| last_line(outcome, route)).filter(|_| at_line_end) {
+    let line = ungreeted.as_ref().map(ConnectError::client_line).or_else(|| outcome.as_ref().and_then(last_line));
+    if let Some(line) = line.filter(|_| at_line_end) {
         last_words(client, &line).await;
     }
     close(tap.into_observer(), closed);
@@ -133,17 +144,29 @@ fn close(recorder: Recorder, closed: schema::Closed) {
     );
 }
 
+fn cut_short(house: &House) -> schema::Closed {
+    house.cut_short.fetch_add(1, Ordering::SeqCst);
+    ended("poptap", "shutdown")
+}
+
 fn ended(by: &str, reason: &str) -> schema::Closed {
     schema::Closed { by: by.to_owned(), reason: reason.to_owned(), ..schema::Closed::default() }
 }
 
-fn describe(outcome: &Outcome, quit: bool, route: &Route) -> schema::Closed {
+/// Why there was no session, where the server was reached and did not greet.
+fn ungreeted(outcome: &Outcome, route: &Route) -> Option<ConnectError> {
+    match outcome {
+        Outcome::TimedOut(Limit::Greeting) => Some(route.connector.silent()),
+        Outcome::NoGreeting => Some(route.connector.left()),
+        _ => None,
+    }
+}
+
+fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
     match outcome {
         Outcome::Closed { by, .. } if quit => ended(name(*by), "quit"),
         Outcome::Closed { by, how } => ended(name(*by), ending(*how)),
-        Outcome::TimedOut(Limit::Greeting) => {
-            schema::Closed { detail: Some(silence_hint(&route.upstream)), ..ended("poptap", "timeout-greeting") }
-        }
+        Outcome::NoGreeting => ended("upstream", "eof"),
         Outcome::TimedOut(limit) => ended("poptap", expired(*limit)),
         Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
         Outcome::RecordFull => ended("poptap", "transcript-full"),
@@ -183,11 +206,8 @@ fn blame(violation: Violation) -> String {
 }
 
 /// What the client is told last, where it can make something of it.
-fn last_line(outcome: &Outcome, route: &Route) -> Option<String> {
+fn last_line(outcome: &Outcome) -> Option<String> {
     match outcome {
-        Outcome::TimedOut(Limit::Greeting) => {
-            Some(format!("-ERR [SYS/TEMP] the server at {} said nothing\r\n", route.upstream.name))
-        }
         Outcome::Violation(Violation { kind: ViolationKind::TlsOnPlainPort, .. }) => {
             Some("-ERR [SYS/PERM] this port speaks plain POP3: turn encryption off in your client\r\n".to_owned())
         }

@@ -247,6 +247,13 @@ keep_events = 1
     }
 
     #[test]
+    fn a_misspelt_section_is_one_fault_however_often_it_stands_there() {
+        let (found, _) = faults("[[listner]]\naddress = '1'\n[[listner]]\naddress = '2'\n[limits]\nconections = 1\n");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("p.toml:1:3: unknown key `listner`"), "{found:?}");
+    }
+
+    #[test]
     fn broken_toml_is_one_fault_with_its_place() {
         let (found, _) = faults("[log]\nfile = poptap.log\n[[nonsense]]\n");
         assert_eq!(found.len(), 1, "{found:?}");

@@ -73,6 +73,14 @@ pub enum ConnectError {
         /// What to do, which depends on the URL.
         hint: String,
     },
+    /// It closed the connection before it said anything.
+    #[error("cannot read the greeting of `{server}`: it closed the connection before it said anything")]
+    Left {
+        /// The server.
+        server: String,
+        /// What to do, which depends on the URL.
+        hint: String,
+    },
 }
 
 impl ConnectError {
@@ -89,13 +97,19 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
-            Self::Dial { .. } | Self::Greeting { .. } => "upstream-unreachable",
+            Self::Dial { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
             Self::Tls { .. } => "upstream-tls",
             Self::HandshakeTimeout { .. } => "timeout-handshake",
             Self::Stls { .. } => "upstream-stls",
             Self::Refused { .. } => "upstream-refused",
             Self::GreetingTimeout { .. } => "timeout-greeting",
         }
+    }
+
+    /// Whether a time limit of ours ended it.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.reason().starts_with("timeout-")
     }
 
     /// The one line that the client gets in place of a greeting: at most 512 octets of printable ASCII with CR LF (RFC 1939 §3),
@@ -140,7 +154,7 @@ impl ConnectError {
                 Some("see whether this port is for TLS: 995 as a rule; `pop3+stls://` is for port 110".into())
             }
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => stls_hint(cause).map(Cow::Borrowed),
-            Self::GreetingTimeout { hint, .. } => Some(Cow::Borrowed(hint)),
+            Self::GreetingTimeout { hint, .. } | Self::Left { hint, .. } => Some(Cow::Borrowed(hint)),
             Self::HandshakeTimeout { stls: true, .. } | Self::Refused { .. } => None,
         }
     }
@@ -152,7 +166,7 @@ impl ConnectError {
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => {
                 matches!(cause, StlsFault::Closed(_) | StlsFault::Io { .. })
             }
-            Self::HandshakeTimeout { .. } | Self::Refused { .. } | Self::GreetingTimeout { .. } => true,
+            Self::HandshakeTimeout { .. } | Self::Refused { .. } | Self::GreetingTimeout { .. } | Self::Left { .. } => true,
         }
     }
 }

@@ -193,11 +193,28 @@ impl Connector {
     }
 
     async fn within_greeting<T>(&self, reading: impl Future<Output = T>) -> Result<T, ConnectError> {
-        timeout(self.greeting, reading).await.map_err(|_| ConnectError::GreetingTimeout {
-            server: self.server(),
-            limit: self.greeting,
-            hint: hint_for_silence(self.port),
-        })
+        timeout(self.greeting, reading).await.map_err(|_| self.silent())
+    }
+
+    /// The server stands, and did not greet in time.
+    #[must_use]
+    pub fn silent(&self) -> ConnectError {
+        ConnectError::GreetingTimeout { server: self.server(), limit: self.greeting, hint: self.silence_hint() }
+    }
+
+    /// The server closed the connection and had said nothing.
+    #[must_use]
+    pub fn left(&self) -> ConnectError {
+        ConnectError::Left { server: self.server(), hint: self.silence_hint() }
+    }
+
+    /// What to try when a server never greets: one that expects TLS waits for the client to begin.
+    fn silence_hint(&self) -> String {
+        match self.security {
+            Security::Implicit(_) => "see whether a POP3 server answers at that port, and what its log says".to_owned(),
+            _ if self.port == 995 => "port 995 is for TLS: use `pop3s://`".to_owned(),
+            _ => "perhaps it expects TLS from the first octet: use `pop3s://`".to_owned(),
+        }
     }
 
     fn stls_fault(&self, cause: StlsFault) -> ConnectError {
@@ -226,17 +243,6 @@ impl Connector {
             Err(_) => format!("{}:{}", self.host, self.port),
         }
     }
-}
-
-/// What to try when a `pop3://` or `pop3+stls://` server never greets: one that expects TLS waits for the client to begin.
-#[must_use]
-pub fn silence_hint(upstream: &Upstream) -> String {
-    hint_for_silence(upstream.port)
-}
-
-fn hint_for_silence(port: u16) -> String {
-    let likelihood = if port == 995 { "port 995 is for TLS" } else { "perhaps it expects TLS from the first octet" };
-    format!("{likelihood}: use `pop3s://`")
 }
 
 const XCLIENT: &[u8] = b"[XCLIENT]";

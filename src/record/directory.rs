@@ -73,7 +73,9 @@ impl Storage for Directory {
             let stem = format!("{}-{}-{:04}", now.file_stamp(), std::process::id(), self.sequence);
             match create(&self.path.join(format!("{}-{stem}.jsonl", stream.name()))) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists || error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return outcome.map(|file| (stem, Box::new(file) as Box<dyn Output>)),
+                // Somebody cleared it away while we run.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => folder(&self.path)?,
+                outcome => return outcome.map(|file| (stem, Box::new(Named(file)) as Box<dyn Output>)),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -82,7 +84,7 @@ impl Storage for Directory {
     fn open_side(&mut self, stem: &str) -> io::Result<(String, Box<dyn Output>)> {
         let name = format!("content-{stem}.bin");
         let file = private().append(true).create_new(true).open(self.path.join(&name))?;
-        Ok((name, Box::new(file)))
+        Ok((name, Box::new(Named(file))))
     }
 
     fn discard(&mut self, stream: Stream, stem: &str) {
@@ -111,9 +113,25 @@ impl Storage for Directory {
     }
 }
 
-impl Output for File {
+/// A file that has a name. Once somebody has removed it, what is written to it would be lost in silence.
+pub(super) struct Named(pub(super) File);
+
+impl Write for Named {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if self.0.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed while it was written"));
+        }
+        self.0.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Output for Named {
     fn truncate(&mut self, octets: u64) -> io::Result<()> {
-        self.set_len(octets)
+        self.0.set_len(octets)
     }
 }
 
@@ -146,9 +164,13 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn prepare(path: &Path) -> Result<(), StoreError> {
     let failed = |action| move |source| StoreError::Directory { action, path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create the transcript directory"))?;
+    folder(path).map_err(failed("create the transcript directory"))?;
     check(path, &fs::metadata(path).map_err(failed("look at the transcript directory"))?)?;
     probe(path).map_err(failed("write to the transcript directory"))
+}
+
+fn folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Who else could write here could change or plant what is read as a transcript.

@@ -217,6 +217,7 @@ impl Recorder {
 
     fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
+        self.tally.greeting(status);
         let line = self.redactor.server_line(status, line);
         self.emit(Body::Greeting(schema::Greeting { status: status.into(), line }));
     }

@@ -21,6 +21,8 @@ pub(super) struct Tally {
     opaque: Option<OpaqueReason>,
     violation: Option<Violation>,
     user_refused: bool,
+    /// The server's greeting was `-ERR`.
+    turned_away: bool,
     quit: Option<Status>,
     /// Microseconds from the opening to the last event.
     last_us: u64,
@@ -65,6 +67,10 @@ impl Tally {
             Hop::Upstream => &mut self.totals.upstream_tls,
         };
         *version = Some(tls.version.clone());
+    }
+
+    pub(super) fn greeting(&mut self, status: Option<Status>) {
+        self.turned_away = status == Some(Status::Err);
     }
 
     pub(super) fn command(&mut self) {
@@ -211,9 +217,14 @@ impl Tally {
         let who = if closed.by == "upstream" { "server" } else { "client" };
         if let Some(passing) = self.passing {
             let which = passing.number.map_or_else(|| "a message".to_owned(), |number| format!("message {number}"));
-            let who = if passing.truncated { "server" } else { who };
-            let truncated = if who == "server" { " (truncated)" } else { "" };
-            return format!("{who} went away in the middle of {which}{truncated}");
+            return match (who, passing.truncated) {
+                ("client", false) => format!("client went away in the middle of {which}"),
+                // A half-close, or the client is gone: TCP says the same of both.
+                ("client", true) => {
+                    format!("server ended in the middle of {which} (truncated), after the client had ended its stream")
+                }
+                _ => format!("server went away in the middle of {which} (truncated)"),
+            };
         }
         // After QUIT, clients often leave without reading its reply.
         if closed.upstream_undelivered > 0 && closed.by == "client" && self.quit.is_none() {
@@ -226,8 +237,12 @@ impl Tally {
     }
 
     fn without_login(&self, who: &str) -> String {
-        if self.totals.login_failures > 0 || self.user_refused {
+        if self.turned_away {
+            "the server refused the session".to_owned()
+        } else if self.totals.login_failures > 0 || self.user_refused {
             "login refused by the server".to_owned()
+        } else if self.quit.is_some() {
+            "client left before a login".to_owned()
         } else {
             format!("{who} left before a login")
         }
@@ -330,7 +345,20 @@ mod tests {
         assert_eq!(verdict(&mut tally, "upstream", "reset"), "server went away in the middle of message 2 (truncated)");
         tally.message_ends(Keyword::Retr, 5, false);
         assert_eq!(verdict(&mut tally, "upstream", "truncated"), "server went away in the middle of message 2 (truncated)");
+        let after_the_client = "server ended in the middle of message 2 (truncated), after the client had ended its stream";
+        assert_eq!(verdict(&mut tally, "client", "eof"), after_the_client);
         assert_eq!(tally.totals.messages, 0);
+    }
+
+    #[test]
+    fn turned_away_by_the_server() {
+        let mut tally = Tally::default();
+        tally.greeting(Some(Status::Err));
+        assert_eq!(verdict(&mut tally, "upstream", "eof"), "the server refused the session");
+        let late = Closed { detail: Some("it took 30s".to_owned()), ..closed("poptap", "timeout-handshake") };
+        assert_eq!(tally.finish(&late, 0).verdict, "TLS with the server failed: it took 30s");
+        let late = Closed { reason: "timeout-connect".to_owned(), ..late };
+        assert_eq!(tally.finish(&late, 0).verdict, "could not reach the server: it took 30s");
     }
 
     #[test]
@@ -357,6 +385,9 @@ mod tests {
     fn logins() {
         let mut tally = Tally::default();
         assert_eq!(verdict(&mut tally, "client", "quit"), "client left before a login");
+        assert_eq!(verdict(&mut tally, "upstream", "eof"), "server left before a login");
+        reply(&mut tally, 1, Keyword::Quit, Status::Ok, Stage::Authorization);
+        assert_eq!(verdict(&mut tally, "upstream", "quit"), "client left before a login");
         tally.attempt(1, Some("eve"), Some("PLAIN"));
         reply(&mut tally, 1, Keyword::Auth, Status::Err, Stage::Authorization);
         assert_eq!(verdict(&mut tally, "client", "quit"), "login refused by the server");

@@ -8,8 +8,10 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod architecture;
+mod binary;
 mod dialogues;
 mod endurance;
+mod hostile;
 mod log;
 mod properties;
 mod readme;

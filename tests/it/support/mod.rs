@@ -1,5 +1,6 @@
 //! What the modules share.
 
+pub mod outside;
 pub mod play;
 pub mod process;
 pub mod witness;
