@@ -114,7 +114,7 @@ impl Storage for Directory {
 }
 
 /// A file that has a name. Once somebody has removed it, what is written to it would be lost in silence.
-struct Named(File);
+pub(super) struct Named(pub(super) File);
 
 impl Write for Named {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {

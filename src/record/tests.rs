@@ -20,7 +20,7 @@ use super::{
     LiveView, Recorder, Store,
     archive::Archivist,
     clock::{Clock, Moment, tests::ManualClock},
-    directory,
+    directory::{self, Named},
     recorder::Full,
     schema::{self, Body, Closed, Opened, Record, Summary},
     segment::{Output, Storage, Stream},
@@ -800,7 +800,7 @@ proptest! {
 
 #[test]
 fn a_device_that_is_always_full() {
-    let mut output = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut output = Named(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     let (done, result) = super::lane::write_counted(&mut output, b"line\n");
     assert_eq!((done, result.unwrap_err().kind()), (0, io::ErrorKind::StorageFull));
 }
@@ -808,10 +808,19 @@ fn a_device_that_is_always_full() {
 #[test]
 fn a_torn_line_is_cut_back_or_ended() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let mut output = file.reopen().unwrap();
+    let mut output = Named(file.reopen().unwrap());
     super::lane::write_counted(&mut output, b"whole\nto").1.unwrap();
     output.truncate(6).unwrap();
     let mut found = String::new();
     file.reopen().unwrap().read_to_string(&mut found).unwrap();
     assert_eq!(found, "whole\n");
+}
+
+#[test]
+fn a_file_without_a_name_takes_nothing() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut output = Named(file.reopen().unwrap());
+    output.write_all(b"kept\n").unwrap();
+    file.close().unwrap();
+    assert_eq!(output.write_all(b"lost\n").unwrap_err().kind(), io::ErrorKind::NotFound);
 }
