@@ -16,8 +16,8 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 64 wrong usage, 69 server or address unavailable, 74 input or output failed,
-  78 fault in the configuration";
+  0 success, 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  74 input or output failed, 78 fault in the configuration";
 
 const RUN_EXAMPLES: &str = "\
 Examples:

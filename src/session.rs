@@ -131,6 +131,8 @@ fn close(recorder: Recorder, closed: schema::Closed) {
     let id = recorder.id().to_owned();
     let (reason, detail) = (closed.reason.clone(), closed.detail.clone());
     let summary = recorder.close(closed);
+    // Most verdicts say it already.
+    let detail = detail.filter(|detail| !summary.verdict.contains(detail.as_str()));
     tracing::info!(
         session = id,
         reason,

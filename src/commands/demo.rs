@@ -73,8 +73,9 @@ async fn one_session(config: &Config) -> Result<(), Failure> {
     let address =
         server.routes().next().map(|(address, ..)| address).ok_or_else(|| failed("find the proxy", "it is not bound"))?;
     let serving = tokio::spawn(server.run());
+    let mailbox = Mailbox::sample();
     let client = TcpStream::connect(address).await.map_err(|error| failed("connect to the proxy", error))?;
-    let conversed = converse(client, &Mailbox::sample()).await;
+    let conversed = converse(client, &mailbox).await;
     stop.drain.cancel();
     // The server waits for the session, and the store for its last line.
     let _cut_short = serving.await;

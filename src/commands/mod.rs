@@ -144,7 +144,7 @@ fn manual_page() -> io::Result<String> {
         subcommand_sections(subcommand, &mut page)?;
     }
     man.render_extra_section(&mut page)?;
-    Ok(String::from_utf8_lossy(&page).replace(".SH EXTRA\nExamples:", ".SH EXAMPLES"))
+    Ok(examples(&String::from_utf8_lossy(&page), ".SH"))
 }
 
 fn subcommand_sections(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
@@ -160,8 +160,15 @@ fn subcommand_sections(command: &clap::Command, page: &mut Vec<u8>) -> io::Resul
     if command.get_after_help().is_some() {
         man.render_extra_section(&mut sections)?;
     }
-    let sections = String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").replace(".SS EXTRA\nExamples:", ".SS EXAMPLES");
+    let sections = examples(&String::from_utf8_lossy(&sections).replace(".SH ", ".SS "), ".SS");
     writeln!(page, ".SH \"{name}\"\n{}", sections.trim_end())
+}
+
+/// What help prints last stands under its own names in the page, its lines as they are.
+fn examples(page: &str, heading: &str) -> String {
+    let Some((before, after)) = page.split_once(&format!("{heading} EXTRA\nExamples:\n")) else { return page.to_owned() };
+    let after = after.replace("\nExit codes:\n", &format!("\n.fi\n{heading} \"EXIT CODES\"\n.nf\n"));
+    format!("{before}{heading} EXAMPLES\n.nf\n{}\n.fi\n", after.trim_end())
 }
 
 /// Writes to standard output. That nobody reads on (`poptap man | head`) is no failure.
@@ -219,6 +226,8 @@ mod tests {
         }
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
+        assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (3, 3), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

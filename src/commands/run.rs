@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, exit};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
-    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Period, Place, Transcript, Upstream},
+    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{LiveView, Loss, Store},
@@ -25,7 +25,9 @@ const FINISH: Duration = Duration::from_secs(5);
 pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     let Loaded { config, warnings } = config::load(args)?;
     let live = is_live(args.live, &config)?;
-    let guard = telemetry::start(&config.log, verbosity.level(), io::stderr().is_terminal())?;
+    let on_terminal = io::stderr().is_terminal();
+    let log = if live && on_terminal { beside_the_view(&config.log) } else { config.log.clone() };
+    let guard = telemetry::start(&log, verbosity.level(), on_terminal)?;
     for warning in warnings.iter().chain(&same_host_warnings(&config)) {
         tracing::warn!("{warning}");
     }
@@ -35,6 +37,14 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     runtime.shutdown_background();
     drop(guard);
     done
+}
+
+/// The log where it shares a terminal with the live view: that shows each session already, and better. Whoever chose a
+/// filter gets what it says.
+fn beside_the_view(log: &Log) -> Log {
+    let concise = log.file.is_none() && log.filter == "info";
+    let filter = if concise { "info,poptap::session=error" } else { &log.filter };
+    Log { filter: filter.to_owned(), ..log.clone() }
 }
 
 /// Where the server is on this host, it sees every client of ours as a local one: plain logins that it refuses from elsewhere
@@ -84,8 +94,12 @@ async fn serve(config: &Config, live: bool) -> Result<(), Failure> {
     let stop = Stop::default();
     watch_signals(stop.clone())?;
     let (server, store) = open(config, live, stop)?;
-    if io::stderr().is_terminal() {
+    let on_terminal = io::stderr().is_terminal();
+    if on_terminal {
         introduce(&server, config);
+    }
+    if !on_terminal || config.log.file.is_some() {
+        announce(&server, config);
     }
     let cut_short = server.run().await;
     if cut_short > 0 {
@@ -95,15 +109,11 @@ async fn serve(config: &Config, live: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens the store and binds the listeners; says in the log which.
+/// Opens the store and binds the listeners.
 pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, Store), Failure> {
     let view = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
     let store = Store::open(config.transcript.as_ref(), view).map_err(|error| Failure::new(exit::IO, error))?;
     let server = Server::bind(config, store.clone(), stop)?;
-    for (address, upstream, _) in server.routes() {
-        tracing::info!(upstream = %upstream.name, "listening on {address}");
-    }
-    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     Ok((server, store))
 }
 
@@ -139,11 +149,21 @@ pub(super) fn report(loss: Loss) {
     }
 }
 
+/// Says in the log what a terminal is told by [`introduce`].
+fn announce(server: &Server, config: &Config) {
+    for (address, upstream, _) in server.routes() {
+        tracing::info!(upstream = %upstream.name, "listening on {address}");
+    }
+    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+}
+
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
 fn introduce(server: &Server, config: &Config) {
-    say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for (address, upstream, connector) in server.routes() {
+    for (address, ..) in server.routes() {
         say(&format!("{}\n", next_step(address)));
+    }
+    say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
+    for (_, upstream, connector) in server.routes() {
         let (upstream, connector) = (upstream.clone(), connector.clone());
         tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
     }
@@ -171,7 +191,7 @@ fn findings(upstream: &Upstream, test: Result<&Report, &ConnectError>) -> String
 
 fn security(report: &Report) -> String {
     let Some(tls) = &report.tls else { return ", without TLS".to_owned() };
-    let validity = report.days_left.map(|days| format!(", certificate valid {} more", human::plural(days.unsigned_abs(), "day")));
+    let validity = report.days_left.map(|days| format!(", certificate valid {}", human::plural(days.unsigned_abs(), "more day")));
     format!(", {}{}", tls.version, validity.unwrap_or_default())
 }
 
@@ -221,7 +241,10 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::{
+        cli::{Cli, Command},
+        record::schema,
+    };
 
     fn warnings(words: &str) -> Vec<String> {
         let Command::Check(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else { panic!("check") };
@@ -236,6 +259,35 @@ mod tests {
             assert_eq!(warnings(&format!("poptap check {server} --no-transcript")), Vec::<String>::new());
         }
         assert!(warnings("poptap check pop3://192.0.2.7 --listen :1 --allow-from any --no-transcript").is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_said_in_days() {
+        let Command::Run(args) = Cli::try_parse_from(["poptap", "run", "pop3://mail", "-t", "/nowhere/t"]).unwrap().command
+        else {
+            panic!("run")
+        };
+        let mut transcript = config::load(&args).unwrap().config.transcript.unwrap();
+        assert_eq!(
+            where_transcripts_go(Some(&transcript)),
+            "transcripts go to /nowhere/t: no passwords, no message content; events are kept for 7 days, summaries for 90 days"
+        );
+        (transcript.content, transcript.reveal_credentials) = (ContentPolicy::Lines(5), true);
+        let said = where_transcripts_go(Some(&transcript));
+        assert!(said.contains("PASSWORDS INCLUDED, the first 5 lines of each message"), "{said}");
+    }
+
+    #[test]
+    fn the_view_is_not_cut_in_two_by_the_log_unless_that_was_asked_for() {
+        let log = |filter: &str, file: Option<&str>| Log {
+            file: file.map(Into::into),
+            rotation: config::LogRotation::Never,
+            format: config::LogFormat::Text,
+            filter: filter.to_owned(),
+        };
+        assert_eq!(beside_the_view(&log("info", None)).filter, "info,poptap::session=error");
+        assert_eq!(beside_the_view(&log("debug", None)).filter, "debug");
+        assert_eq!(beside_the_view(&log("info", Some("x.log"))).filter, "info");
     }
 
     #[test]
@@ -258,5 +310,17 @@ mod tests {
         };
         assert_eq!(next_step("127.0.0.1:1110".parse().unwrap()), "set your client to 127.0.0.1, port 1110, no encryption");
         assert_eq!(findings(&upstream, Ok(&report)), "pop3s://pop.example.net answers at 192.0.2.1:995, without TLS\n");
+        let tls = schema::Tls {
+            hop: schema::Hop::Upstream,
+            mode: "implicit".to_owned(),
+            version: "TLSv1.3".to_owned(),
+            cipher: String::new(),
+            subject: None,
+            issuer: None,
+            not_after: None,
+            fingerprint: None,
+        };
+        let found = findings(&upstream, Ok(&Report { tls: Some(tls), ..report }));
+        assert!(found.ends_with(":995, TLSv1.3, certificate valid 61 more days\n"), "{found}");
     }
 }

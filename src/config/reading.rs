@@ -53,8 +53,8 @@ fn read_all(source: &Source, mut document: Spanned<DeTable<'_>>) -> (File, Vec<F
             Err(error) => error,
         };
         let fault = to_fault(source, &error);
-        // A section that may be repeated is taken out piece by piece, and each piece is the same fault.
-        if !faults.contains(&fault) {
+        // An unknown `[[section]]` is taken out element by element, and is one fault all the same.
+        if faults.last() != Some(&fault) {
             faults.push(fault);
         }
         let removed = error.span().and_then(|span| take_out(document.get_mut(), &span));
@@ -224,6 +224,8 @@ drane = "5s"
         assert!(found[0].ends_with("did you mean `wait`?"), "{found:?}");
         let (found, _) = faults("[log]\nzzz = 1\n");
         assert!(found[0].ends_with("known are `file`, `rotation`, `format`, `filter`"), "{found:?}");
+        let (found, _) = faults("[[listner]]\nstls = \"pass\"\n[[listner]]\n");
+        assert!(found.len() == 1 && found[0].ends_with("did you mean `listener`?"), "{found:?}");
     }
 
     #[test]

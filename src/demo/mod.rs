@@ -56,6 +56,8 @@ pub async fn serve_listener(
 }
 
 async fn session(stream: TcpStream, client: SocketAddr, tls: Option<TlsAcceptor>, mailbox: Arc<Mailbox>) {
+    // The greeting must not wait until the client has acknowledged the TLS tickets before it (Nagle).
+    let _ = stream.set_nodelay(true);
     let served = match tls {
         Some(tls) => serve_tls(stream, &tls, mailbox).await,
         None => serve(stream, mailbox).await,

@@ -27,6 +27,7 @@ pub struct Terminal<W> {
     out: W,
     colour: bool,
     sessions: BTreeMap<String, Conversation>,
+    begun: bool,
     closed: bool,
 }
 
@@ -41,7 +42,7 @@ impl Terminal<io::Stdout> {
 impl<W: Write> Terminal<W> {
     /// On any output.
     pub fn new(out: W, colour: bool) -> Self {
-        Self { out, colour, sessions: BTreeMap::new(), closed: false }
+        Self { out, colour, sessions: BTreeMap::new(), begun: false, closed: false }
     }
 
     /// Shows a record.
@@ -49,6 +50,11 @@ impl<W: Write> Terminal<W> {
         if self.sessions.len() >= REMEMBERED {
             self.sessions.clear();
         }
+        // A blank line between sessions that follow one another.
+        if matches!(record.body, Body::Opened(_)) && self.sessions.is_empty() && self.begun {
+            self.write("", &[Line::default()]);
+        }
+        self.begun = true;
         let conversation = self.sessions.entry(record.session.clone()).or_default();
         let mut lines = conversation.lines(record, None);
         lines.extend(hint(&record.body));
@@ -130,6 +136,15 @@ mod tests {
         let lines = shown(&both.concat());
         let prefixes: Vec<_> = lines.lines().map(|line| &line[..8]).collect();
         assert_eq!(prefixes, ["  +0.000", "two12   ", "one12   ", "one12   ", "  +0.010"]);
+    }
+
+    #[test]
+    fn a_blank_line_stands_between_sessions() {
+        let one = |id| opened(id, 0) + &summary(id, 0, "b", "complete");
+        let lines = shown(&(one("one1234") + &one("two1234")));
+        let lines: Vec<_> = lines.lines().map(|line| line.contains("complete")).collect();
+        assert_eq!(lines, [false, true, false, false, true]);
+        assert!(shown(&one("one1234")).starts_with("  +0.000"));
     }
 
     #[test]

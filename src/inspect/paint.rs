@@ -81,7 +81,7 @@ impl Line {
 
     /// Writes the line and a line feed.
     pub(super) fn write(&self, out: &mut dyn Write, colour: bool) -> io::Result<()> {
-        for (look, text) in &self.pieces {
+        for (look, text) in self.pieces.iter().filter(|(_, text)| !text.is_empty()) {
             let style = if colour { look.style() } else { Style::new() };
             write!(out, "{style}{text}{style:#}")?;
         }
@@ -129,6 +129,7 @@ mod tests {
     fn colours_only_where_wanted() {
         let line = Line::new(Look::Client, "C: NOOP").with(Look::Plain, " ").with(Look::Dim, "(late)");
         assert_eq!(written(&line, false), "C: NOOP (late)\n");
+        assert_eq!(written(&Line::new(Look::Dim, ""), true), "\n");
         assert_eq!(written(&line, true), "\x1b[36mC: NOOP\x1b[0m \x1b[2m(late)\x1b[0m\n");
     }
 

@@ -10,7 +10,10 @@
 mod architecture;
 mod binary;
 mod dialogues;
+mod endurance;
 mod hostile;
+mod log;
 mod properties;
+mod readme;
 mod relay;
 mod support;

@@ -16,6 +16,7 @@ mod deletions;
 mod fetch;
 mod harness;
 mod pipeline;
+mod questions;
 mod stls;
 mod support;
 mod unreachable;

@@ -15,7 +15,7 @@ fn session() -> Vec<String> {
 /// A session that is answered with a few kilobytes.
 ///
 /// Dovecot 2.3 itself sometimes loses the last octets of a long TLS session when QUIT is pipelined behind it: some 2 % of
-/// such sessions ended 2,407 octets early with an orderly close_notify, without poptap, on a busy machine.
+/// such sessions ended 2,407 octets early with an orderly `close_notify`, without poptap, on a busy machine.
 fn short_session() -> Vec<String> {
     let messages = mailbox::messages();
     session_of((1..=messages.len()).filter(|number| messages[number - 1].len() < 1000).take(3))

@@ -1,6 +1,6 @@
 //! STLS that a client sends to a plain listener.
 
-use crate::support::clients::{Client, isolated};
+use crate::support::clients::{Client, fetchmail_by_default, isolated};
 use crate::support::dovecot::{Dovecot, Mode};
 use crate::support::process::{describe, run_unchecked};
 use crate::support::proxy::Proxy;
@@ -40,6 +40,22 @@ fn stls_is_refused_on_the_spot_where_it_cannot_pass() {
         assert_eq!((&local[0]["keyword"], &local[0]["n"]), (&"STLS".into(), &2.into()), "over {mode:?}");
         let forwarded: Vec<_> = transcript.of_kind("command").map(|event| event["forwarded"] == true).collect();
         assert_eq!(forwarded, [true, false, true, true], "over {mode:?}");
+    }
+}
+
+/// What README says of fetchmail without `sslproto ""`: it insists on STLS, and gives up before it has said who it is.
+#[test]
+fn fetchmail_gives_up_by_default_where_stls_is_refused() {
+    let dovecot = Dovecot::start();
+    for (mode, options) in [(Mode::Plain, &["--stls", "refuse"][..]), (Mode::Implicit, &[]), (Mode::Stls, &[])] {
+        let proxy = Proxy::start_with(&dovecot, mode, options);
+        let output = fetchmail_by_default(proxy.address());
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(2), "over {mode:?}: {said}");
+        assert!(said.contains("upgrade to TLS failed"), "over {mode:?}: {said}");
+        let transcript = proxy.stop();
+        assert!(transcript.keywords().contains(&"STLS"), "over {mode:?}");
+        assert!(!transcript.keywords().iter().any(|keyword| ["USER", "PASS", "AUTH"].contains(keyword)), "over {mode:?}");
     }
 }
 

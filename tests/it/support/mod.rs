@@ -2,4 +2,5 @@
 
 pub mod outside;
 pub mod play;
+pub mod process;
 pub mod witness;

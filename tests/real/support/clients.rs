@@ -4,9 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
-use super::process::run;
+use super::process::{run, run_unchecked};
 use super::{PASSWORD, USER, mailbox, scratch};
 
 /// A program that fetches mail.
@@ -99,7 +99,19 @@ fn poplib(address: SocketAddr, inbox: &Path, home: &Path, how: &str, authority: 
     run(command.arg(inbox).arg(how).arg(authority));
 }
 
+/// Run fetchmail with what it does about TLS by default; return how it ended and what it printed.
+pub(crate) fn fetchmail_by_default(address: SocketAddr) -> Output {
+    let home = scratch();
+    let inbox = home.path().join("inbox");
+    fs::create_dir(&inbox).unwrap();
+    run_unchecked(&mut fetchmail_command(address, &inbox, home.path(), ""))
+}
+
 fn fetchmail(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) {
+    run(&mut fetchmail_command(address, inbox, home, tls));
+}
+
+fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) -> Command {
     let deliver = deliverer(inbox, home);
     let local = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
     let text = format!(
@@ -113,7 +125,8 @@ fn fetchmail(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) {
     let file = private_file(home, "fetchmailrc", &text);
     let mut command = isolated("fetchmail", home);
     command.env("FETCHMAILHOME", home).arg("--fetchmailrc").arg(file).args(["--nodetach", "--nosyslog"]);
-    run(command.arg("--pidfile").arg(home.join("fetchmail.pid")));
+    command.arg("--pidfile").arg(home.join("fetchmail.pid"));
+    command
 }
 
 fn mpop(address: SocketAddr, inbox: &Path, home: &Path) {

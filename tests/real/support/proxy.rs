@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -52,14 +52,30 @@ impl Proxy {
         self.address
     }
 
+    /// Where its transcript stands.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.scratch.path().join("transcript")
+    }
+
+    /// As [`Self::stop`]; returns what it left behind instead, with the transcript in the folder `transcript`.
+    pub(crate) fn stop_and_keep(mut self) -> TempDir {
+        let kept = std::mem::replace(&mut self.scratch, scratch());
+        self.end();
+        kept
+    }
+
     /// Send SIGTERM, wait for the end, which must be a success, and read what was recorded.
     pub(crate) fn stop(mut self) -> Transcript {
+        self.end();
+        Transcript::read(&self.folder(), self.log.join("\n"))
+    }
+
+    fn end(&mut self) {
         let child = self.child.take().unwrap();
         signal(child.id(), "TERM");
         let status = wait(child).unwrap_or_else(|| panic!("poptap did not end within {PATIENCE:?} of SIGTERM"));
         self.drain_log();
         assert!(status.success(), "poptap ended with {status}");
-        Transcript::read(&self.scratch.path().join("transcript"), self.log.join("\n"))
     }
 
     fn spawn(mut command: Command, scratch: TempDir) -> Self {
