@@ -203,9 +203,8 @@ async fn at_rest(poptap: &Poptap, sockets: usize) -> Vec<String> {
             tokio::task::yield_now().await;
         }
     };
-    if timeout(DEADLINE, resting).await.is_err() {
-        panic!("more than {sockets} sockets stay open: {:?}", poptap.descriptors());
-    }
+    let rests = timeout(DEADLINE, resting).await.is_ok();
+    assert!(rests, "more than {sockets} sockets stay open: {:?}", poptap.descriptors());
     poptap.descriptors()
 }
 
