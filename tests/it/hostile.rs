@@ -21,7 +21,7 @@ fn limits(short: &str) -> String {
     let mut text = "[timeouts]\n".to_owned();
     for limit in ["greeting", "handshake", "login", "idle", "half_closed", "reply", "drain"] {
         let value = if short == limit { "200ms" } else { "15s" };
-        text.push_str(&format!("{limit} = \"{value}\"\n"));
+        text.extend([limit, " = \"", value, "\"\n"]);
     }
     text
 }
@@ -53,9 +53,9 @@ fn a_client_that_goes_is_gone_for_the_server_too_and_no_quit_is_invented() {
                 client.line();
             }
             if is_reset {
-                client.reset()
+                client.reset();
             } else {
-                drop(client)
+                drop(client);
             }
             assert_eq!(server.heard(), said.as_bytes(), "reset: {is_reset}");
             let left = poptap.stop();
@@ -73,7 +73,7 @@ fn a_client_that_goes_in_the_middle_of_a_message_stops_the_server_at_once() {
     });
     let mut client = poptap.connect();
     client.say(format!("USER tim\r\nPASS {SECRET}\r\nRETR 1\r\n").as_bytes());
-    client.0.read_exact(&mut [0; 65536]).unwrap();
+    client.0.read_exact(&mut vec![0; 65536]).unwrap();
     client.reset();
     server.heard();
     let left = poptap.stop();
@@ -90,9 +90,9 @@ fn breaking_off(mut stream: TcpStream, last: &[u8], is_reset: bool) -> Vec<u8> {
         stream.write_all(reply).unwrap();
     }
     if is_reset {
-        reset(stream)
+        reset(stream);
     } else {
-        end(stream)
+        end(stream);
     }
     Vec::new()
 }
@@ -128,9 +128,9 @@ fn a_server_that_leaves_without_a_word_is_named_to_the_client() {
         let (_server, poptap) = plain(move |mut stream| {
             stream.read_exact(&mut [0; 6]).unwrap();
             if is_reset {
-                reset(stream)
+                reset(stream);
             } else {
-                end(stream)
+                end(stream);
             }
             Vec::new()
         });

@@ -295,10 +295,11 @@ pub fn run(command: &mut Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (pid, (sender, receiver)) = (Pid::from_child(&child), channel());
     thread::spawn(move || sender.send(child.wait_with_output()));
-    receiver.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
+    let Ok(output) = receiver.recv_timeout(PATIENCE) else {
         let _ = kill_process(pid, Signal::KILL);
         panic!("{command:?} did not end");
-    })
+    };
+    output.unwrap()
 }
 
 /// All files below `folder` with their names, decompressed where they were compressed.
