@@ -10,8 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::tls::escape;
 
-/// The longest line that a server may send before TLS: sixteen times what RFC 2449 §4 allows.
-pub(super) const LINE_LIMIT: usize = 8 * 1024;
+/// The longest line that a server may send before TLS: eight times what RFC 2449 §4 allows, and no more than every flow takes
+/// in front of what it reads.
+pub(super) const LINE_LIMIT: usize = crate::tap::SMALL;
 
 /// Where in the dialogue something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
