@@ -51,7 +51,7 @@ pub struct Verbosity {
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet", display_order = 900)]
     pub verbose: u8,
     /// Log less: warnings and errors only; twice for errors only, three times for nothing.
-    #[arg(short, long, action = ArgAction::Count, global = true, display_order = 900)]
+    #[arg(short, long, action = ArgAction::Count, global = true, display_order = 901)]
     pub quiet: u8,
 }
 

@@ -95,6 +95,13 @@ const COLUMNS: usize = 11;
 /// Numbers stand to the right of their columns.
 const TO_THE_RIGHT: std::ops::Range<usize> = 6..10;
 
+/// What a table that is too wide for the terminal leaves out, in this order, so that one can read how sessions ended:
+/// the upstream, the client, TLS, commands, octets, and how long it lasted.
+const EXPENDABLE: [usize; 6] = [4, 2, 5, 6, 8, 9];
+
+/// So much of the last column is worth leaving out others for.
+const VERDICT: usize = 32;
+
 /// A line of the table: its cells, harmless, with tabs between them. In one piece, since a store can hold millions; the
 /// start comes first, whole, so that sorting rows sorts sessions.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -152,10 +159,11 @@ fn write_table(rows: &[Row], view: View, out: &mut dyn Write) -> Result<(), Insp
             *width = (*width).max(cell.chars().count());
         }
     }
-    let headings = aligned(HEADINGS.map(str::to_owned), &widths);
+    let kept = fitting(&widths, view.width);
+    let headings = aligned(HEADINGS.map(str::to_owned), &widths, kept);
     Line::new(Look::Strong, &cut(&headings, view.width)).write(out, view.colour)?;
     for row in rows {
-        let text = aligned(shown(row, length), &widths);
+        let text = aligned(shown(row, length), &widths, kept);
         Line::new(Look::Plain, &cut(&text, view.width)).write(out, view.colour)?;
     }
     Ok(())
@@ -171,13 +179,28 @@ fn shown(row: &Row, length: usize) -> [String; COLUMNS] {
     })
 }
 
-/// Id first, then the other columns, two blanks between them.
-fn aligned(mut cells: [String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+/// Which columns are shown in so much room.
+fn fitting(widths: &[usize; COLUMNS], room: Option<usize>) -> [bool; COLUMNS] {
+    let mut kept = [true; COLUMNS];
+    let [others @ .., last] = widths;
+    let mut needed = others.iter().map(|width| width + 2).sum::<usize>() + last.min(&VERDICT);
+    for column in EXPENDABLE {
+        if room.is_some_and(|room| needed > room) {
+            kept[column] = false;
+            needed -= widths[column] + 2;
+        }
+    }
+    kept
+}
+
+/// Id first, then the other columns that are kept, two blanks between them.
+fn aligned(mut cells: [String; COLUMNS], widths: &[usize; COLUMNS], kept: [bool; COLUMNS]) -> String {
     for (column, (cell, width)) in cells.iter_mut().zip(widths).enumerate() {
         *cell = if TO_THE_RIGHT.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:width$}") };
     }
     cells.swap(0, 1);
-    cells.join("  ").trim_end().to_owned()
+    let cells = cells.into_iter().zip(kept).filter_map(|(cell, kept)| kept.then_some(cell));
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
 fn cut(text: &str, width: Option<usize>) -> String {
@@ -230,6 +253,19 @@ cccccc  2026-11-23 06:30:12  127.0.0.1:50312  -      pop3s://pop.example.net  - 
         let (table, _) = three_sessions().list(View { width: Some(30), ..TEXT });
         assert_eq!(table.lines().nth(1), Some("aaaaaa  2026-11-23 06:30:03  …"));
         assert!(table.lines().all(|line| line.chars().count() <= 30), "{table}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_still_shows_how_sessions_ended() {
+        let (table, _) = three_sessions().list(View { width: Some(80), ..TEXT });
+        let expected = "\
+ID      START (UTC)          USER   MESSAGES  ENDED
+aaaaaa  2026-11-23 06:30:03  -             1  complete: 1 message, 34 kB
+bbbbbb  2026-11-23 06:30:09  carol         1  login refused by the server
+cccccc  2026-11-23 06:30:12  -             -  running or lost
+";
+        assert_eq!(table, expected);
+        assert_eq!(three_sessions().list(View { width: Some(160), ..TEXT }).0, TABLE);
     }
 
     #[test]

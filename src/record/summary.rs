@@ -186,8 +186,6 @@ impl Tally {
         let because = |what: &str| closed.detail.as_ref().map_or(what.to_owned(), |detail| format!("{what}: {detail}"));
         match closed.reason.as_str() {
             "quit" | "eof" | "reset" | "truncated" => self.ended(closed),
-            "timeout-connect" => because("timed out: could not reach the server"),
-            "timeout-handshake" => because("timed out: TLS with the server did not come about"),
             "timeout-greeting" => "timed out: no greeting from the server".to_owned(),
             "timeout-login" => "timed out: no login in time".to_owned(),
             "timeout-idle" => format!("timed out: idle for {}", duration(silent_us)),
@@ -195,9 +193,9 @@ impl Tally {
                 format!("timed out: nothing for {} after one side had ended its stream", duration(silent_us))
             }
             "violation" => self.fault(closed),
-            "upstream-unreachable" => because("could not reach the server"),
+            "upstream-unreachable" | "timeout-connect" => because("could not reach the server"),
             "upstream-refused" => because("the server refused the session"),
-            "upstream-tls" => because("TLS with the server failed"),
+            "upstream-tls" | "timeout-handshake" => because("TLS with the server failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
             "too-many-connections" => because("client turned away: too many connections"),
@@ -410,7 +408,7 @@ mod tests {
         let unreachable = Closed { detail: Some("connection refused".to_owned()), ..closed("poptap", "upstream-unreachable") };
         assert_eq!(tally.finish(&unreachable, 0).verdict, "could not reach the server: connection refused");
         let late = Closed { reason: "timeout-connect".to_owned(), ..unreachable };
-        assert_eq!(tally.finish(&late, 0).verdict, "timed out: could not reach the server: connection refused");
+        assert_eq!(tally.finish(&late, 0).verdict, "could not reach the server: connection refused");
         assert_eq!(verdict(&mut tally, "poptap", "shutdown"), "stopped by the operator");
         tally.violation(Violation { fault: Peer::Client, kind: ViolationKind::TlsOnPlainPort });
         assert_eq!(verdict(&mut tally, "poptap", "violation"), "client's fault: it started TLS on a plain port");

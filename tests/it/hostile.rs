@@ -18,11 +18,12 @@ use crate::support::outside::{Left, MESSAGE, Poptap, SECRET, Server, converse, e
 
 /// Limits that a test can wait for; those that a test is not about are longer.
 fn limits(short: &str) -> String {
-    let limits = ["greeting", "handshake", "login", "idle", "half_closed", "reply", "drain"].map(|limit| {
+    let mut text = "[timeouts]\n".to_owned();
+    for limit in ["greeting", "handshake", "login", "idle", "half_closed", "reply", "drain"] {
         let value = if short == limit { "200ms" } else { "15s" };
-        format!("{limit} = \"{value}\"\n")
-    });
-    format!("[timeouts]\n{}", limits.concat())
+        text.extend([limit, " = \"", value, "\"\n"]);
+    }
+    text
 }
 
 fn plain(script: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> (Server, Poptap) {
@@ -77,6 +78,36 @@ fn a_client_that_goes_in_the_middle_of_a_message_stops_the_server_at_once() {
     server.heard();
     let left = poptap.stop();
     assert_eq!(left.verdict(), "client went away in the middle of message 1");
+}
+
+#[test]
+fn a_server_that_repeats_what_it_was_told_does_not_bring_the_password_into_the_record() {
+    for said in [
+        format!("PASS {SECRET}\r\n"),
+        // Only the beginning of such a line is remembered.
+        format!("PASS{}{SECRET}\r\n", " ".repeat(600)),
+        format!("NOOP {}PASS {SECRET}\r\n", "a".repeat(8187)),
+        format!("NOOP\0PASS {SECRET}\r\n"),
+        format!("{SECRET}\r\n"),
+        // Some take the end of the stream for the end of the line.
+        format!("PASS {SECRET}"),
+        format!("PASS{}{SECRET}", " ".repeat(600)),
+    ] {
+        let (server, poptap) = plain(|mut stream| {
+            stream.write_all(b"+OK ready\r\n").unwrap();
+            let heard = read_line(&mut stream).unwrap();
+            let last = heard.trim_ascii().rsplit(|&octet| octet == b' ').next().unwrap();
+            stream.write_all(&[b"-ERR unknown command: ", last, b"\r\n"].concat()).unwrap();
+            end(stream);
+            heard
+        });
+        let mut client = poptap.connect();
+        client.say(said.as_bytes()).0.shutdown(Shutdown::Write).unwrap();
+        assert!(client.rest().contains(SECRET));
+        assert_eq!(server.heard(), said.as_bytes());
+        // It looks for the password in everything.
+        poptap.stop();
+    }
 }
 
 // ── the server breaks off ──
