@@ -45,7 +45,7 @@ pub struct RecordFull;
 pub enum Outcome {
     /// The streams have ended.
     Closed {
-        /// Who ended first.
+        /// Who ended first; a server that fails behind the client's orderly end counts as the first.
         by: Peer,
         /// How.
         how: Ending,
@@ -119,7 +119,7 @@ struct Relay<'a, C, U, R, F> {
     client: End<'a, C>,
     upstream: End<'a, U>,
     tap: &'a mut Tap<R, F>,
-    /// Who ended first, and how.
+    /// Who ended the session, and how.
     first: Option<(Peer, Ending)>,
     timer: Timer,
     half_close: HalfClose,
@@ -128,8 +128,8 @@ struct Relay<'a, C, U, R, F> {
 /// One peer's stream, and what was done to it.
 struct End<'a, S> {
     stream: &'a mut S,
-    /// Nothing more can be read from it.
-    read_over: bool,
+    /// How it ended: nothing more can be read from it.
+    ended: Option<Ending>,
     /// Its writing half: octets may be written, wait to be flushed, were followed by our end, or can no longer be.
     writing: Writing,
 }
@@ -181,8 +181,8 @@ where
     }
 
     fn read(&mut self, peer: Peer, context: &mut Context<'_>) -> bool {
-        let over = if peer == Peer::Client { self.client.read_over } else { self.upstream.read_over };
-        if over || !self.tap.wants_read(peer) {
+        let ended = if peer == Peer::Client { self.client.ended } else { self.upstream.ended };
+        if ended.is_some() || !self.tap.wants_read(peer) {
             return false;
         }
         let mut space = ReadBuf::new(self.tap.space(peer));
@@ -195,7 +195,7 @@ where
             Poll::Pending => return false,
             Poll::Ready(Ok(())) if count > 0 => {
                 self.tap.filled(peer, count);
-                self.timer.active(peer);
+                self.timer.has_read(peer);
             }
             Poll::Ready(Ok(())) => self.ended(peer, Ending::Eof),
             Poll::Ready(Err(error)) => self.ended(peer, ending(&error)),
@@ -204,11 +204,14 @@ where
     }
 
     fn ended(&mut self, peer: Peer, how: Ending) {
+        if peer == Peer::Upstream && how != Ending::Eof && self.first == Some((Peer::Client, Ending::Eof)) {
+            self.first = None;
+        }
         self.first.get_or_insert((peer, how));
         self.tap.finish(peer);
         match peer {
-            Peer::Client => self.client.read_over = true,
-            Peer::Upstream => self.upstream.read_over = true,
+            Peer::Client => self.client.ended = Some(how),
+            Peer::Upstream => self.upstream.ended = Some(how),
         }
     }
 
@@ -216,37 +219,49 @@ where
     fn write(&mut self, from: Peer, context: &mut Context<'_>) -> bool {
         let result = match from {
             Peer::Client => {
-                let finished = self.half_close == HalfClose::AtOnce || !self.tap.awaits_server() || self.upstream.read_over;
+                let finished = self.half_close == HalfClose::AtOnce || !self.tap.awaits_server() || self.upstream.ended.is_some();
                 self.upstream.drain(self.tap, from, finished, context)
             }
             Peer::Upstream => self.client.drain(self.tap, from, !self.is_server_mute(), context),
         };
-        result.unwrap_or_else(|error| {
+        let moved = result.unwrap_or_else(|error| {
             self.first.get_or_insert((from.other(), ending(&error)));
             true
-        })
+        });
+        if moved {
+            self.timer.has_written();
+        }
+        moved
     }
 
     /// The server went away with a failure: nothing can reach it any more, but what it sent is delivered.
     fn is_upstream_dead(&self) -> bool {
-        self.upstream.writing == Writing::Failed
-            || matches!(self.first, Some((Peer::Upstream, Ending::Reset | Ending::Truncated)))
+        self.upstream.writing == Writing::Failed || matches!(self.upstream.ended, Some(Ending::Reset | Ending::Truncated))
     }
 
     /// The server was the first to leave, and had said nothing: whoever runs the relay can still tell the client why.
     fn is_server_mute(&self) -> bool {
-        matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.read_over && self.tap.totals(Peer::Upstream).0 == 0
+        let left_first = matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.ended.is_some();
+        left_first && self.tap.totals(Peer::Upstream).0 == 0
     }
 
-    fn outcome(&self) -> Option<Outcome> {
+    fn outcome(&mut self) -> Option<Outcome> {
         if self.is_server_mute() {
             return Some(Outcome::NoGreeting);
         }
         let (by, how) = self.first?;
-        let client_gone = self.client.writing == Writing::Failed || (by, how) == (Peer::Client, Ending::Reset);
+        let client_gone = self.client.writing == Writing::Failed || self.client.ended == Some(Ending::Reset);
         let to_client_done = self.client.writing == Writing::ShutDown;
-        let to_upstream_done = self.upstream.writing == Writing::ShutDown || self.is_upstream_dead();
+        let to_upstream_done = self.upstream.writing == Writing::ShutDown || self.is_upstream_dead() || self.is_held_for_ever();
         (client_gone || to_client_done && to_upstream_done).then_some(Outcome::Closed { by, how })
+    }
+
+    /// What is left of the client's waits for a reply of the server's, who has ended its stream: behind STLS, or over the cap.
+    fn is_held_for_ever(&mut self) -> bool {
+        self.client.ended.is_some()
+            && self.upstream.ended.is_some()
+            && self.tap.output(Peer::Client).is_empty()
+            && self.tap.observer().ready()
     }
 
     fn record_is_ready_again(&mut self, context: &mut Context<'_>) -> bool {
@@ -280,7 +295,7 @@ where
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
     fn new(stream: &'a mut S) -> Self {
-        Self { stream, read_over: false, writing: Writing::Clean }
+        Self { stream, ended: None, writing: Writing::Clean }
     }
 
     fn drain<R: Observer, F: Filter>(
@@ -346,6 +361,7 @@ struct Timer {
     greeted: Option<Instant>,
     last_client: Instant,
     last_upstream: Instant,
+    last_write: Instant,
     sleep: Pin<Box<Sleep>>,
     armed: Instant,
 }
@@ -358,12 +374,12 @@ enum Due {
 impl Timer {
     fn new(timeouts: Timeouts) -> Self {
         let now = Instant::now();
-        let armed = now + timeouts.greeting;
+        let armed = after(now, timeouts.greeting);
         let sleep = Box::pin(tokio::time::sleep_until(armed));
-        Self { timeouts, started: now, greeted: None, last_client: now, last_upstream: now, sleep, armed }
+        Self { timeouts, started: now, greeted: None, last_client: now, last_upstream: now, last_write: now, sleep, armed }
     }
 
-    fn active(&mut self, peer: Peer) {
+    fn has_read(&mut self, peer: Peer) {
         let now = Instant::now();
         match peer {
             Peer::Client => self.last_client = now,
@@ -371,10 +387,14 @@ impl Timer {
         }
     }
 
+    /// A client on a slow line is not silent: it takes what was read long ago.
+    fn has_written(&mut self) {
+        self.last_write = Instant::now();
+    }
+
     /// The next deadline, and what is due then.
     fn next<R: Observer, F: Filter>(&mut self, tap: &Tap<R, F>, one_sided: bool) -> (Instant, Due) {
-        let quiet_since = self.last_client.max(self.last_upstream);
-        let after = |start: Instant, limit: Duration| start.checked_add(limit).unwrap_or_else(far_away);
+        let quiet_since = self.last_client.max(self.last_upstream).max(self.last_write);
         let mut next = if !tap.is_greeted() {
             (after(self.started, self.timeouts.greeting), Due::Limit(Limit::Greeting))
         } else if tap.stage() == Stage::Authorization && !tap.is_opaque() {
@@ -388,13 +408,19 @@ impl Timer {
             next = (half_closed, Due::Limit(Limit::HalfClosed));
         }
         let replies = after(self.last_upstream.max(self.last_client), self.timeouts.reply);
-        if tap.is_at_cap() && !tap.is_opaque() && replies < next.0 {
+        // Where the server is not read, because the client does not take what it sent, it is not the server who is silent.
+        let silent = tap.is_at_cap() && !tap.is_opaque() && tap.wants_read(Peer::Upstream);
+        if silent && replies < next.0 {
             next = (replies, Due::Replies);
         }
         next
     }
 
     fn poll(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        // A session that never runs dry uses up its turn, and a sleep polled then is not ready, whatever the time.
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
         if deadline < self.armed || self.sleep.is_elapsed() {
             self.armed = deadline;
             self.sleep.as_mut().reset(deadline);
@@ -410,7 +436,7 @@ impl Timer {
     }
 }
 
-/// A limit so long that it can't be added: some thirty years.
-fn far_away() -> Instant {
-    Instant::now() + Duration::from_secs(86400 * 365 * 30)
+/// Some thirty years from now where the limit is so long that it can't be added.
+fn after(start: Instant, limit: Duration) -> Instant {
+    start.checked_add(limit).unwrap_or_else(|| Instant::now() + Duration::from_secs(86400 * 365 * 30))
 }

@@ -65,8 +65,9 @@ impl Filter for Builtin {
                 Some(_) => Hold::Stream,
             };
         }
-        let word = Command::parse(beginning).word;
-        let complete = beginning.trim_ascii_start().len() > word.len();
+        let text = beginning.strip_suffix(b"\n").unwrap_or(beginning);
+        let word = Command::parse(text).word;
+        let complete = text.len() < beginning.len() || text.trim_ascii_start().len() > word.len();
         let could_be = |name: &[u8]| word.len() <= name.len() && name[..word.len()].eq_ignore_ascii_case(word);
         match KEYWORDS.iter().find(|(keyword, name)| self.wants(*keyword) && could_be(name)) {
             Some((_, name)) if word.len() == name.len() || !complete => Hold::More,
@@ -130,6 +131,8 @@ mod tests {
             (b" \tst", Hold::More),
             (b"STLS", Hold::More),
             (b"STLS ", Hold::More),
+            (b"STLS\n", Hold::More),
+            (b"\r\n", Hold::Stream),
             (b"STLSX", Hold::Stream),
             (b"STA", Hold::Stream),
             (b"ST A", Hold::Stream),

@@ -199,10 +199,10 @@ impl Tracker {
         self.quit
     }
 
-    /// Whether as many commands await their replies as may.
+    /// Whether as many commands await their replies as may. A SASL response that is due is none, and the server waits for it.
     #[must_use]
     pub fn is_at_cap(&self) -> bool {
-        self.pending.len() + self.doubtful.len() >= self.cap
+        self.responses_due == 0 && self.pending.len() + self.doubtful.len() >= self.cap
     }
 
     /// Whether the server owes a reply, or the rest of one.

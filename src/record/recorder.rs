@@ -404,6 +404,9 @@ impl Recorder {
     /// Of a line that never ended, nobody knows what it would have become: its text is withheld.
     fn unfinished(&mut self, from: Peer, line: &Line<'_>) {
         self.passed(from, line);
+        if from == Peer::Client {
+            self.redactor.unfinished(line);
+        }
         let explanation = format!("a line of {} octets was begun and never ended", line.octets);
         self.emit(Body::Anomaly(schema::Anomaly {
             id: "unfinished-line".to_owned(),

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use aws_lc_rs::hmac;
 
 use super::{
-    escape::{escape, hex},
     identity,
     schema::{Sasl, Text},
     secrets::Secrets,
 };
 use crate::{
+    escape::{escape, hex},
     pop3::{Command, Keyword, LineEnd, Stage, Status},
     tap::{Line, Ordinal},
 };
@@ -66,11 +66,23 @@ impl Redactor {
             Keyword::Unknown => (self.unknown_line(n, command.word, line), None, None),
             _ => (Kept::all(readable), None, None),
         };
+        // Of a long line only the beginning is known. (SASL messages are long as a rule, and secret from their beginning.)
+        if !line.is_whole() && keyword != Keyword::Auth {
+            self.secrets.miss(n);
+        }
         if !rest.is_empty() {
             self.secrets.hold(n, rest);
             shown.redacted = shown.redacted.or(Some("unknown"));
         }
         Shown { text: self.text(line, shown), mechanism, user }
+    }
+
+    /// A line of the client's that was never ended. Servers may take it for a command all the same, and echo it.
+    pub(super) fn unfinished(&mut self, line: &Line<'_>) {
+        self.secrets.hold(Ordinal::MAX, line.text);
+        if !line.is_whole() {
+            self.secrets.miss(Ordinal::MAX);
+        }
     }
 
     /// A line of the client's that is or may be a SASL response.

@@ -21,7 +21,7 @@ const HELD: usize = 32 * 1024;
 pub(super) struct Secrets {
     held: VecDeque<Held>,
     octets: usize,
-    /// Command lines up to this one may hold secrets that did not fit.
+    /// Command lines up to this one may hold secrets that did not fit, or that were not seen.
     blind_until: Ordinal,
     last_answered: Ordinal,
 }
@@ -40,11 +40,15 @@ impl Secrets {
         needles.extend(words(text).filter(|word| word.len() >= WORD).filter_map(needle));
         let octets = needles.iter().map(|needle| needle.len() + size_of::<Zeroizing<Vec<u8>>>()).sum();
         if self.octets + octets > HELD {
-            self.blind_until = self.blind_until.max(n);
-            return;
+            return self.miss(n);
         }
         self.octets += octets;
         self.held.push_back(Held { n, answered: false, octets, needles });
+    }
+
+    /// Command `n` may hold a secret that is not known.
+    pub(super) fn miss(&mut self, n: Ordinal) {
+        self.blind_until = self.blind_until.max(n);
     }
 
     /// Whether `text`, sent by the server, holds a secret that it was just sent.

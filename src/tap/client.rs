@@ -181,8 +181,7 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, fate: Fate, line: 
 
 /// A line that began behind an unsettled AUTH. When AUTH was settled in its middle it is a command, but stays secret.
 fn label_sasl(tracker: &mut Tracker, observer: &mut impl Observer, command: &Command<'_>, auth: u64, line: Line<'_>) {
-    let unsettled = matches!(tracker.client_expects(), ClientExpects::SaslResponse(_) | ClientExpects::Doubtful(_));
-    if unsettled {
+    if let ClientExpects::SaslResponse(auth) | ClientExpects::Doubtful(auth) = tracker.client_expects() {
         let n = tracker.sasl_line(command, line.text, line.octets);
         observer.on(&Event::SaslResponse { n, auth, line });
     } else {

@@ -12,7 +12,7 @@ use crate::pop3::{Command, Keyword, Stage};
 pub trait Filter {
     /// May the line that begins so become one that the filter wants whole before any of it is forwarded?
     ///
-    /// Asked while a line is incomplete, with at most [`REMEMBERED`](super::REMEMBERED) octets; `first` says that it is the session's first.
+    /// Asked with at most [`REMEMBERED`](super::REMEMBERED) octets, and with the line end where the line is complete; `first` says that it is the session's first.
     fn hold(&self, beginning: &[u8], first: bool) -> Hold;
 
     /// What becomes of a command that it held, or that arrived in one piece.

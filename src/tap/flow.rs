@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -18,7 +19,7 @@ use std::{
 /// Behind the released octets stands at most one *interlude*: a text of poptap's own (a local reply, an edited line). While
 /// there is one, or a gap behind octets that are not sent yet, nothing more is released, so the buffer never grows.
 pub struct Flow {
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     head: usize,
     released: usize,
     gap: usize,
@@ -45,7 +46,7 @@ impl Flow {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            buffer: Box::default(),
+            buffer: Buffer::default(),
             head: 0,
             released: 0,
             gap: 0,
@@ -67,7 +68,7 @@ impl Flow {
     }
 
     /// Room for octets to be received; never empty when [`Flow::wants_read`]. Takes a buffer from the pool when there is none.
-    pub fn space(&mut self, pool: &Pool) -> &mut [u8] {
+    pub fn space(&mut self, pool: &Arc<Pool>) -> &mut [u8] {
         if self.buffer.is_empty() {
             self.buffer = pool.take();
         }
@@ -96,7 +97,7 @@ impl Flow {
     }
 
     /// Puts octets in front of all that will be read: a greeting that was received before TLS.
-    pub fn preload(&mut self, octets: &[u8], pool: &Pool) {
+    pub fn preload(&mut self, octets: &[u8], pool: &Arc<Pool>) {
         let space = self.space(pool);
         let count = octets.len().min(space.len());
         space[..count].copy_from_slice(&octets[..count]);
@@ -104,10 +105,10 @@ impl Flow {
     }
 
     /// Gives the buffer back when there is nothing in it.
-    pub fn rest(&mut self, pool: &Pool) {
+    pub fn rest(&mut self) {
         if self.head == self.end && !self.buffer.is_empty() {
             (self.head, self.released, self.gap, self.end) = (0, 0, 0, 0);
-            pool.give(std::mem::take(&mut self.buffer));
+            self.buffer = Buffer::default();
         }
     }
 
@@ -277,20 +278,49 @@ impl Pool {
         Self { shelf: Mutex::new(Shelf { free: Vec::new(), unmade: count }) }
     }
 
-    fn take(&self) -> Box<[u8]> {
+    fn take(self: &Arc<Self>) -> Buffer {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(buffer) = shelf.free.pop() {
-            return buffer;
+        if let Some(octets) = shelf.free.pop() {
+            return Buffer { octets, home: Some(Arc::clone(self)) };
         }
         let large = shelf.unmade > 0;
         shelf.unmade -= usize::from(large);
         drop(shelf);
-        vec![0; if large { LARGE } else { SMALL }].into_boxed_slice()
+        let octets = vec![0; if large { LARGE } else { SMALL }].into_boxed_slice();
+        Buffer { octets, home: large.then(|| Arc::clone(self)) }
     }
 
-    fn give(&self, buffer: Box<[u8]>) {
-        if buffer.len() == LARGE {
-            self.shelf.lock().unwrap_or_else(PoisonError::into_inner).free.push(buffer);
+    fn give(&self, octets: Box<[u8]>) {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).free.push(octets);
+    }
+}
+
+/// Room for octets, or none. It goes home to its pool when it is dropped, however its session ended.
+#[derive(Default)]
+struct Buffer {
+    octets: Box<[u8]>,
+    /// A small one has none.
+    home: Option<Arc<Pool>>,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.octets
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pool) = self.home.take() {
+            pool.give(std::mem::take(&mut self.octets));
         }
     }
 }
@@ -299,8 +329,8 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn filled(text: &[u8]) -> (Flow, Pool) {
-        let (mut flow, pool) = (Flow::new(), Pool::new(1));
+    fn filled(text: &[u8]) -> (Flow, Arc<Pool>) {
+        let (mut flow, pool) = (Flow::new(), Arc::new(Pool::new(1)));
         flow.preload(text, &pool);
         (flow, pool)
     }
@@ -356,12 +386,22 @@ mod tests {
 
     #[test]
     fn an_exhausted_pool_gives_small_buffers_and_an_empty_flow_gives_its_own_back() {
-        let pool = Pool::new(1);
+        let pool = Arc::new(Pool::new(1));
         let (mut first, mut second) = (Flow::new(), Flow::new());
         assert_eq!(first.space(&pool).len(), LARGE);
         assert_eq!(second.space(&pool).len(), SMALL);
-        first.rest(&pool);
-        second.rest(&pool);
+        first.rest();
+        second.rest();
         assert_eq!(second.space(&pool).len(), LARGE);
+    }
+
+    #[test]
+    fn a_flow_that_is_dropped_gives_its_buffer_back() {
+        let pool = Arc::new(Pool::new(1));
+        for _ in 0..3 {
+            let mut flow = Flow::new();
+            assert_eq!(flow.space(&pool).len(), LARGE);
+            flow.filled(1);
+        }
     }
 }

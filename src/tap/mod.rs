@@ -126,8 +126,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     /// Gives buffers without octets back to the pool.
     pub fn rest(&mut self) {
-        self.client.rest(&self.pool);
-        self.upstream.rest(&self.pool);
+        self.client.rest();
+        self.upstream.rest();
     }
 
     // ── state ──

@@ -80,6 +80,36 @@ fn a_client_that_goes_in_the_middle_of_a_message_stops_the_server_at_once() {
     assert_eq!(left.verdict(), "client went away in the middle of message 1");
 }
 
+#[test]
+fn a_server_that_repeats_what_it_was_told_does_not_bring_the_password_into_the_record() {
+    for said in [
+        format!("PASS {SECRET}\r\n"),
+        // Only the beginning of such a line is remembered.
+        format!("PASS{}{SECRET}\r\n", " ".repeat(600)),
+        format!("NOOP {}PASS {SECRET}\r\n", "a".repeat(8187)),
+        format!("NOOP\0PASS {SECRET}\r\n"),
+        format!("{SECRET}\r\n"),
+        // Some take the end of the stream for the end of the line.
+        format!("PASS {SECRET}"),
+        format!("PASS{}{SECRET}", " ".repeat(600)),
+    ] {
+        let (server, poptap) = plain(|mut stream| {
+            stream.write_all(b"+OK ready\r\n").unwrap();
+            let heard = read_line(&mut stream).unwrap();
+            let last = heard.trim_ascii().rsplit(|&octet| octet == b' ').next().unwrap();
+            stream.write_all(&[b"-ERR unknown command: ", last, b"\r\n"].concat()).unwrap();
+            end(stream);
+            heard
+        });
+        let mut client = poptap.connect();
+        client.say(said.as_bytes()).0.shutdown(Shutdown::Write).unwrap();
+        assert!(client.rest().contains(SECRET));
+        assert_eq!(server.heard(), said.as_bytes());
+        // It looks for the password in everything.
+        poptap.stop();
+    }
+}
+
 // ── the server breaks off ──
 
 /// Answers the login, then `last` to the next line, and ends as told.

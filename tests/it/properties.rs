@@ -280,6 +280,45 @@ fn a_hundred_thousand_random_streams() {
     }
 }
 
+/// Behind an unsettled AUTH a line that the filter wants waits, however it ends: nobody knows yet what it is.
+#[test]
+fn a_bare_line_feed_does_not_slip_past_the_filter() {
+    for line in ["STLS\r\n", "STLS\n", "CAPA\n", "\tstls\n", "XCLIENT ADDR=192.0.2.1\n"] {
+        let filter = Builtin::new(Settings { refuse_stls: true, ..Settings::default() });
+        let played = play(
+            filter,
+            &[
+                Step::Says(Peer::Upstream, b"+OK [XCLIENT] ready\r\n".to_vec()),
+                Step::Says(Peer::Client, format!("AUTH X\r\n{line}").into_bytes()),
+            ],
+            &mut pieces_of(100),
+        );
+        assert_eq!(played.to_upstream.escape_ascii().to_string(), "AUTH X\\r\\n", "{line:?}");
+    }
+    // An empty response can be no command.
+    for line in ["\r\n", "\n", "*\r\n", "Y2Fw\n"] {
+        let filter = Builtin::new(Settings { refuse_stls: true, ..Settings::default() });
+        let steps = [Step::Says(Peer::Client, format!("AUTH X\r\n{line}").into_bytes())];
+        let played = play(filter, &steps, &mut pieces_of(100));
+        assert_eq!(String::from_utf8(played.to_upstream).unwrap(), format!("AUTH X\r\n{line}"));
+    }
+}
+
+/// The server waits for it, so it must not wait for the server.
+#[test]
+fn a_response_that_is_due_passes_at_the_cap() {
+    let mut player = Player::new(Untouched, 1);
+    for (peer, text) in [
+        (Peer::Upstream, "+OK ready\r\n"),
+        (Peer::Client, "AUTH PLAIN\r\n"),
+        (Peer::Upstream, "+ \r\n"),
+        (Peer::Client, "AHUAcA==\r\n"),
+    ] {
+        player.step(&Step::Says(peer, text.as_bytes().to_vec()), &mut pieces_of(100));
+    }
+    assert_eq!(String::from_utf8(player.end().to_upstream).unwrap(), "AUTH PLAIN\r\nAHUAcA==\r\n");
+}
+
 /// Refuses DELE.
 struct DenyDele;
 

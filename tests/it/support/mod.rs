@@ -1,5 +1,6 @@
 //! What the modules share.
 
+pub mod odd;
 pub mod outside;
 pub mod play;
 pub mod process;

@@ -1,6 +1,9 @@
 //! An observer that writes down every event, in a form that does not depend on how the octets were cut.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
 
 use poptap::{
     pop3::Peer,
@@ -20,6 +23,36 @@ pub struct Witness {
     pub accounted: (u64, u64),
     /// Asked to be silent for so many more `ready` calls, to try the waiting.
     pub stall: std::cell::Cell<u32>,
+    /// Whether there is room for what it writes down; shared, so that a test can make some meanwhile.
+    pub room: Arc<Room>,
+}
+
+/// Room in a record.
+#[derive(Default)]
+pub struct Room(Mutex<(Space, Option<Waker>)>);
+
+/// How much of it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Space {
+    #[default]
+    Enough,
+    None,
+    /// None, and the session is to be closed for it.
+    Full,
+}
+
+impl Room {
+    pub fn set(&self, space: Space) {
+        let mut state = self.0.lock().unwrap();
+        state.0 = space;
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+
+    fn space(&self) -> Space {
+        self.0.lock().unwrap().0
+    }
 }
 
 impl Witness {
@@ -59,7 +92,7 @@ impl Observer for Witness {
     fn ready(&self) -> bool {
         let stall = self.stall.get();
         self.stall.set(stall.saturating_sub(1));
-        stall == 0
+        stall == 0 && self.room.space() == Space::Enough
     }
 
     fn on(&mut self, event: &Event<'_>) {
@@ -102,6 +135,15 @@ impl Recording for Witness {
     fn turn(&mut self) {}
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RecordFull>> {
+        let mut state = self.room.0.lock().unwrap();
+        match state.0 {
+            Space::Enough => drop(state),
+            Space::None => {
+                state.1 = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Space::Full => return Poll::Ready(Err(RecordFull)),
+        }
         if self.stall.get() == 0 {
             return Poll::Ready(Ok(()));
         }
