@@ -241,7 +241,8 @@ where
 
     /// The server was the first to leave, and had said nothing: whoever runs the relay can still tell the client why.
     fn is_server_mute(&self) -> bool {
-        matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.ended.is_some() && self.tap.totals(Peer::Upstream).0 == 0
+        let left_first = matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.ended.is_some();
+        left_first && self.tap.totals(Peer::Upstream).0 == 0
     }
 
     fn outcome(&mut self) -> Option<Outcome> {

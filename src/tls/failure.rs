@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::{
     Certificate,
     certificate::{list_names, rfc3339},
-    escape,
 };
+use crate::escape::{escape, escape_line};
 
 /// Why TLS with a server does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ impl HandshakeError {
                 Self::Certificate { fault: CertificateFault::new(fault, certificate.as_deref()), certificate }
             }
             // Even when the connection then ended or was reset: less plain text than a record's header is no message yet.
-            _ if !first.is_empty() && !begins_like_tls(first) => Self::PlainText { first: escape(first) },
+            _ if !first.is_empty() && !begins_like_tls(first) => Self::PlainText { first: escape_line(first) },
             Some(error) => Self::protocol(error),
             None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
             None => Self::Io(error),
