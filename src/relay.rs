@@ -241,7 +241,8 @@ where
 
     /// The server was the first to leave, and had said nothing: whoever runs the relay can still tell the client why.
     fn is_server_mute(&self) -> bool {
-        matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.ended.is_some() && self.tap.totals(Peer::Upstream).0 == 0
+        let left_first = matches!(self.first, Some((Peer::Upstream, _))) && self.upstream.ended.is_some();
+        left_first && self.tap.totals(Peer::Upstream).0 == 0
     }
 
     fn outcome(&mut self) -> Option<Outcome> {
@@ -406,9 +407,9 @@ impl Timer {
         if one_sided && half_closed < next.0 {
             next = (half_closed, Due::Limit(Limit::HalfClosed));
         }
-        let replies = after(self.last_upstream.max(self.last_client), self.timeouts.reply);
-        // Where the server is not read, because the client does not take what it sent, it is not the server who is silent.
-        let silent = tap.is_at_cap() && !tap.is_opaque() && tap.wants_read(Peer::Upstream);
+        // Nothing moves: neither does the server answer, nor the client take what came. The cap may be what holds them up.
+        let replies = after(quiet_since, self.timeouts.reply);
+        let silent = tap.is_at_cap() && !tap.is_opaque();
         if silent && replies < next.0 {
             next = (replies, Due::Replies);
         }

@@ -2,14 +2,12 @@
 //!
 //! Neither is meant for real mail: the user is `demo`, the password is `demo`, and nothing is kept.
 
-mod certificate;
 mod client;
 mod dialogue;
 mod mailbox;
 mod messages;
 mod server;
 
-pub use certificate::{Certificate, CertificateError};
 pub use client::{ClientError, Fetched, converse};
 pub use dialogue::{PASSWORD, USER};
 pub use mailbox::{Mailbox, Message, stuff, unstuff};
@@ -96,22 +94,19 @@ impl fmt::Display for Invitation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::{
-        ClientConfig, RootCertStore, ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, pem::PemObject},
-    };
+    use crate::tls::{Authority, Validity, server_config};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::aws_lc_rs};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsConnector;
 
     /// A server's configuration with a new certificate, and a client's that trusts only that.
     fn tls_pair() -> (Arc<ServerConfig>, TlsConnector) {
-        let certificate = Certificate::make().unwrap();
+        let issued = Authority::self_signed(&["localhost", "127.0.0.1"], Validity::days(1)).unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(certificate.pem.as_bytes()).unwrap()).unwrap();
+        roots.add(issued.chain[0].clone()).unwrap();
         let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
-        (certificate.server, TlsConnector::from(Arc::new(client)))
+        (server_config(issued.chain, issued.key).unwrap(), TlsConnector::from(Arc::new(client)))
     }
 
     async fn listening(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, JoinSet<io::Result<()>>) {

@@ -8,7 +8,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::tls::escape;
+use crate::escape::escape_line;
 
 /// The longest line that a server may send before TLS: eight times what RFC 2449 §4 allows, and no more than every flow takes
 /// in front of what it reads.
@@ -98,7 +98,7 @@ fn is_status(line: &[u8], status: &[u8]) -> bool {
 const QUOTED: usize = 200;
 
 fn quote(line: &[u8]) -> String {
-    escape(&line[..line.len().min(QUOTED)])
+    escape_line(&line[..line.len().min(QUOTED)])
 }
 
 /// One line with its end. It never asks for more than fits, so that `line` holds at most [`LINE_LIMIT`] octets.

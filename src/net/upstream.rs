@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::{Timeouts, TlsMode, Upstream},
+    escape::escape_line,
     record::schema,
     tls::{self, HandshakeError, Trust, TrustError},
 };
@@ -152,7 +153,7 @@ impl Connector {
         quit(&mut stream).await;
         let days_left = tls.as_ref().and_then(|tls| tls::days_left(tls, OffsetDateTime::now_utc()));
         let xclient = line.windows(XCLIENT.len()).any(|octets| octets.eq_ignore_ascii_case(XCLIENT));
-        Ok(Report { address, tls, days_left, greeting: tls::escape(&line), xclient })
+        Ok(Report { address, tls, days_left, greeting: escape_line(&line), xclient })
     }
 
     async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {

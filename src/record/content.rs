@@ -3,9 +3,10 @@
 use aws_lc_rs::digest;
 use memchr::{memchr, memchr_iter};
 
-use super::{escape, schema};
+use super::schema;
 use crate::{
     config::{ContentPolicy, HashPolicy, ListingPolicy},
+    escape,
     pop3::Keyword,
     tap::Ordinal,
 };

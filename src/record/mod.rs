@@ -9,7 +9,6 @@ mod awaited;
 mod clock;
 mod content;
 mod directory;
-mod escape;
 mod gap;
 mod identity;
 mod lane;
@@ -28,6 +27,5 @@ mod tests;
 mod throttle;
 mod writer;
 
-pub use escape::{escape, unescape};
 pub use recorder::{Full, Recorder};
 pub use store::{LiveView, Loss, Store, StoreError};

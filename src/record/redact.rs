@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use aws_lc_rs::hmac;
 
 use super::{
-    escape::{escape, hex},
     identity,
     schema::{Sasl, Text},
     secrets::Secrets,
 };
 use crate::{
+    escape::{escape, hex},
     pop3::{Command, Keyword, LineEnd, Stage, Status},
     tap::{Line, Ordinal},
 };

@@ -13,7 +13,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use super::escape;
+use crate::escape::escape;
 
 /// How many names of a certificate are shown: some have hundreds.
 const NAMES_SHOWN: usize = 8;

@@ -13,6 +13,7 @@ use tokio::{io::ReadBuf, net::TcpStream};
 use tokio_rustls::{Connect, TlsConnector, client::TlsStream};
 
 use super::{HandshakeError, Trust, VERSIONS, provider, trust::REFUSED};
+use crate::escape::escape;
 
 /// Does handshakes with one server: whom to trust, which name its certificate must have, and the sessions to resume.
 ///
@@ -33,7 +34,7 @@ impl Client {
     pub fn new(trust: &Trust, host: &str) -> Result<Self, NameError> {
         // A certificate never has the dot of a fully qualified name.
         let name = ServerName::try_from(host.strip_suffix('.').unwrap_or(host).to_owned())
-            .map_err(|_| NameError { host: super::escape(host.as_bytes()) })?;
+            .map_err(|_| NameError { host: escape(host.as_bytes()) })?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(|_| NameError { host: host.to_owned() })?

@@ -8,7 +8,6 @@ mod client;
 mod failure;
 pub mod pem;
 mod server;
-mod text;
 mod trust;
 
 use std::sync::Arc;
@@ -26,7 +25,6 @@ pub use certificate::Certificate;
 pub use client::{Client, NameError};
 pub use failure::{CertificateFault, HandshakeError};
 pub use server::{ServerConfigError, server_config};
-pub(crate) use text::escape;
 pub use trust::{Trust, TrustError};
 
 /// Makes aws-lc-rs the cryptography of the whole process; a second call changes nothing.

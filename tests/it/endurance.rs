@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poptap::demo::Certificate;
+use poptap::tls::{Authority, Validity, server_config};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::{
@@ -158,10 +158,13 @@ async fn answer_all<S: AsyncRead + AsyncWrite>(load: &Load, server: S) {
 
 /// A certificate for a server on loopback, and the options that make poptap trust it.
 fn tls(folder: &Path) -> (Vec<String>, TlsAcceptor) {
-    let certificate = Certificate::make().unwrap();
+    let issued = Authority::self_signed(&["localhost", "127.0.0.1"], Validity::days(1)).unwrap();
     let file = folder.join("ca.pem");
-    std::fs::write(&file, &certificate.pem).unwrap();
-    (vec!["--upstream-ca".to_owned(), file.display().to_string()], TlsAcceptor::from(certificate.server))
+    std::fs::write(&file, &issued.chain_pem).unwrap();
+    (
+        vec!["--upstream-ca".to_owned(), file.display().to_string()],
+        TlsAcceptor::from(server_config(issued.chain, issued.key).unwrap()),
+    )
 }
 
 // ── many sessions ──

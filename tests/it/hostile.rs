@@ -421,16 +421,16 @@ fn over_tls(server: &Server, folder: &TempDir) -> Poptap {
 fn a_certificate_that_will_not_do_is_described() {
     let today = OffsetDateTime::now_utc();
     let past = Validity { from: today - Duration::days(20), to: today - Duration::days(10) };
-    for (name, validity, is_known, cause) in [
-        ("127.0.0.1", past, true, "expired"),
-        ("pop.example.net", Validity::days(1), true, "is not for `127.0.0.1`"),
-        ("127.0.0.1", Validity::days(1), false, "who is not trusted"),
+    for (name, validity, trusted, cause) in [
+        ("127.0.0.1", past, None, "expired"),
+        ("pop.example.net", Validity::days(1), None, "is not for `127.0.0.1`"),
+        ("127.0.0.1", Validity::days(1), Some("Another CA"), "who is not trusted"),
+        ("127.0.0.1", Validity::days(1), Some("Test CA"), "that one did not sign it"),
     ] {
         let (config, mut folder) = certified(name, validity);
-        if !is_known {
-            let other = Authority::new("Another CA").unwrap();
+        if let Some(trusted) = trusted {
             folder = tempfile::tempdir().unwrap();
-            std::fs::write(folder.path().join("ca.pem"), other.pem()).unwrap();
+            std::fs::write(folder.path().join("ca.pem"), Authority::new(trusted).unwrap().pem()).unwrap();
         }
         let server = Server::once(move |stream| converse(tls(stream, &config)));
         let poptap = over_tls(&server, &folder);

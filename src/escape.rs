@@ -14,6 +14,12 @@ pub fn escape(octets: &[u8]) -> String {
     text
 }
 
+/// A line of a stranger's, without its line end, escaped.
+pub(crate) fn escape_line(line: &[u8]) -> String {
+    let text = line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line));
+    escape(text)
+}
+
 /// The octets that [`escape`] was given; `None` when `text` is not of its making.
 #[must_use]
 pub fn unescape(text: &str) -> Option<Vec<u8>> {
@@ -35,7 +41,7 @@ pub fn unescape(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Lower-case hexadecimal digits, two for each octet.
-pub(super) fn hex(octets: &[u8]) -> String {
+pub(crate) fn hex(octets: &[u8]) -> String {
     octets.iter().flat_map(|&octet| [digit(octet >> 4), digit(octet & 15)]).collect()
 }
 
@@ -87,6 +93,18 @@ mod tests {
             ("\u{202e}x\u{2066}\u{61c}\u{2028}".as_bytes(), r"\xe2\x80\xaex\xe2\x81\xa6\xd8\x9c\xe2\x80\xa8"),
         ] {
             assert_eq!(escape(octets), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_loses_its_end_and_nothing_else() {
+        for (line, expected) in [
+            (&b"+OK ready <1@x>\r\n"[..], "+OK ready <1@x>"),
+            (b"bare\n", "bare"),
+            (b"two\r\nlines\r\n", r"two\x0d\x0alines"),
+            (b"no end\r", r"no end\x0d"),
+        ] {
+            assert_eq!(escape_line(line), expected);
         }
     }
 
