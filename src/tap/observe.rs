@@ -215,7 +215,7 @@ pub enum OpaqueReason {
     TooManyReplies,
     /// A line over [`REMEMBERED`] octets, or with a NUL or bare CR, had commands behind it: servers send none, one or several replies to it.
     AmbiguousCommand,
-    /// Nothing moved with the cap on outstanding commands reached: the server stayed silent, or the client read no replies.
+    /// The server stayed silent with the cap on outstanding commands reached.
     RepliesMissing,
     /// The body of a multi-line reply was to be edited, and a line of it was too long to hold.
     LineTooLong,
@@ -233,7 +233,7 @@ impl OpaqueReason {
             Self::AmbiguousCommand => {
                 ("ambiguous-command", "a malformed command line had others behind it, so replies can no longer be matched")
             }
-            Self::RepliesMissing => ("replies-missing", "too many commands awaited their replies, and nothing moved"),
+            Self::RepliesMissing => ("replies-missing", "the server stopped answering pipelined commands"),
             Self::LineTooLong => ("line-too-long", "a line of a reply was too long to be edited"),
         }
     }
