@@ -64,6 +64,24 @@ fn a_client_that_goes_is_gone_for_the_server_too_and_no_quit_is_invented() {
     }
 }
 
+/// The server never begins its handshake; without a look at the client it would be waited for until the time limit.
+#[test]
+fn a_client_that_resets_while_the_server_is_being_reached_frees_it_at_once() {
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let server = Server::once(move |mut stream| {
+        stream.read_exact(&mut [0; 3]).unwrap();
+        reached.send(()).unwrap();
+        listen(stream)
+    });
+    let poptap = Poptap::to(&server.url("pop3s"));
+    let client = poptap.connect();
+    is_reached.recv().unwrap();
+    client.reset();
+    server.heard();
+    let left = poptap.stop();
+    assert_eq!((left.verdict(), left.session()["closed_by"].as_str()), ("client left before a login", Some("client")));
+}
+
 #[test]
 fn a_client_that_goes_in_the_middle_of_a_message_stops_the_server_at_once() {
     let (server, poptap) = plain(|mut stream| {
