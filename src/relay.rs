@@ -407,9 +407,9 @@ impl Timer {
         if one_sided && half_closed < next.0 {
             next = (half_closed, Due::Limit(Limit::HalfClosed));
         }
-        let replies = after(self.last_upstream.max(self.last_client), self.timeouts.reply);
-        // Where the server is not read, because the client does not take what it sent, it is not the server who is silent.
-        let silent = tap.is_at_cap() && !tap.is_opaque() && tap.wants_read(Peer::Upstream);
+        // Nothing moves: neither does the server answer, nor the client take what came. The cap may be what holds them up.
+        let replies = after(quiet_since, self.timeouts.reply);
+        let silent = tap.is_at_cap() && !tap.is_opaque();
         if silent && replies < next.0 {
             next = (replies, Due::Replies);
         }

@@ -173,7 +173,8 @@ fn decision(decision: &Decision) -> Line {
         other => other,
     };
     let command = decision.n.map_or_else(String::new, |n| format!("command {n}: "));
-    remark(Look::Own, &format!("{command}poptap {done} (rule {})", decision.rule))
+    let often = if decision.again > 0 { format!(", {} more", human::plural(decision.again, "time")) } else { String::new() };
+    remark(Look::Own, &format!("{command}poptap {done}{often} (rule {})", decision.rule))
 }
 
 fn opaque(opaque: &Opaque) -> Line {

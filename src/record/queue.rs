@@ -28,6 +28,9 @@ const LINGER: Duration = Duration::from_millis(20);
 /// Room for the small records of sessions that come and go while the disk hangs, however small the limit is.
 const RESERVE: u64 = 1024 * 1024;
 
+/// What a record's short strings take on the heap, about: its id, its time, a keyword, a reason.
+const SMALL_STRINGS: usize = 200;
+
 /// What the writer is sent.
 pub(super) enum Message {
     /// A line of the transcript.
@@ -41,7 +44,7 @@ impl Message {
     pub(super) fn weight(&self) -> u64 {
         let octets = match self {
             Self::Kept { octets, .. } => octets.len(),
-            Self::Record(record) => size_of::<Record>() + text_of(&record.body),
+            Self::Record(record) => size_of::<Record>() + SMALL_STRINGS + text_of(&record.body),
         };
         octets as u64
     }

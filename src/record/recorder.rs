@@ -44,6 +44,8 @@ pub struct Recorder {
     awaited: Awaited,
     body: Option<content::Body>,
     client_data: Option<(Ordinal, u64)>,
+    /// The last decision, and how often it was taken again since it was recorded.
+    decided: Option<schema::Decision>,
     /// What is missing since the buffer was full; while it is set, nothing is recorded.
     gap: Option<Missing>,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -67,6 +69,7 @@ impl Recorder {
             awaited: Awaited::default(),
             body: None,
             client_data: None,
+            decided: None,
             gap: None,
             waiting: None,
             stage: Stage::Authorization,
@@ -149,6 +152,7 @@ impl Recorder {
     fn end(&mut self, closed: schema::Closed) -> schema::Summary {
         self.ended = true;
         self.turn();
+        self.decided_again();
         if let Some((n, octets)) = self.client_data.take() {
             self.emit(Body::ClientData(schema::ClientData { n, octets, complete: false }));
         }
@@ -353,6 +357,7 @@ impl Recorder {
     fn reply_end(&mut self, n: Ordinal, octets: u64, complete: bool) {
         self.seen[Peer::Upstream as usize] += octets;
         let total_us = self.since_asked(n);
+        self.decided_again();
         let Some(body) = self.body.take() else { return };
         self.content_missing(body.lost());
         let keyword = body.keyword();
@@ -388,11 +393,27 @@ impl Recorder {
             Action::EditLine => "edit-line",
             Action::Close => "close",
         };
-        self.emit(Body::Decision(schema::Decision { n, action: action.to_owned(), rule: rule.to_owned() }));
+        let decision = schema::Decision { n, action: action.to_owned(), rule: rule.to_owned(), again: 0 };
+        match &mut self.decided {
+            Some(last) if (last.n, &last.action, &last.rule) == (n, &decision.action, &decision.rule) => last.again += 1,
+            _ => {
+                self.decided_again();
+                self.decided = Some(decision.clone());
+                self.emit(Body::Decision(decision));
+            }
+        }
+    }
+
+    /// Says how often the last decision was taken again: a listing of a million lines that are left out is two records.
+    fn decided_again(&mut self) {
+        if let Some(decision) = self.decided.take().filter(|decision| decision.again > 0) {
+            self.emit(Body::Decision(decision));
+        }
     }
 
     fn opaque(&mut self, reason: crate::tap::OpaqueReason, dropped_replies: usize) {
         self.tally.opaque(reason);
+        self.decided_again();
         self.awaited.clear();
         let body = self.body.take();
         self.content_missing(body.map_or(0, |body| body.lost()));

@@ -317,6 +317,9 @@ pub struct Decision {
     pub action: String,
     /// The rule that decided.
     pub rule: String,
+    /// Written when a reply is over in which the same was done again: how many times more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub again: u64,
 }
 
 /// From here on the session could not be read any more.

@@ -332,6 +332,26 @@ fn sessions_only() {
 }
 
 #[test]
+fn a_decision_that_is_taken_a_thousand_times_is_two_records() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(&in_directory(directory.path())), None).unwrap();
+    let mut player = Player::new(&store);
+    let n = player.command(b"CAPA");
+    player.answer(n, Keyword::Capa, b"+OK", Shape::MultiLine);
+    for _ in 0..1000 {
+        player.recorder.on(&Event::Decision { n: Some(n), action: Action::RemoveLine, rule: "stls-capability" });
+    }
+    player.recorder.on(&Event::ReplyEnd { n, keyword: Keyword::Capa, octets: 6003, complete: true });
+    let _summary = player.close("quit");
+    assert!(finish(&store).is_none());
+    let decisions: Vec<_> = events(directory.path())
+        .into_iter()
+        .filter_map(|record| if let Body::Decision(decision) = record.body { Some(decision.again) } else { None })
+        .collect();
+    assert_eq!(decisions, [0, 999]);
+}
+
+#[test]
 fn without_a_store_the_summary_remains() {
     let store = Store::open(None, None).unwrap();
     let mut player = Player::new(&store);

@@ -11,7 +11,14 @@ use tracing_appender::{
     non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard},
     rolling::{RollingFileAppender, Rotation},
 };
-use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, ParseError},
+    fmt,
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{Log, LogFormat, LogRotation};
 
@@ -65,6 +72,16 @@ pub enum StartError {
         /// What is wrong.
         source: ParseError,
     },
+    /// A filter holds a word that is no level.
+    #[error(
+        "cannot read the log filter from {origin}: `{word}` is no level\n  hint: write `info`, `debug` or `poptap=debug,warn`"
+    )]
+    Level {
+        /// The word.
+        word: String,
+        /// The variable, or what else it came from.
+        origin: &'static str,
+    },
     /// The log file cannot be opened.
     #[error("cannot open the log file `{}`: {source}\n  hint: its directory must exist, and this user must be able to write there", .path.display())]
     File {
@@ -82,7 +99,7 @@ impl StartError {
     /// Whether it is the configuration's fault, rather than that of a file.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Filter { .. })
+        matches!(self, Self::Filter { .. } | Self::Level { .. })
     }
 }
 
@@ -95,7 +112,19 @@ fn choose_filter(variable: impl Fn(&str) -> Option<String>, verbosity: i8, confi
         0 => (configured.to_owned(), "the configuration"),
         steps => (filter_for(steps).to_owned(), "the command line"),
     });
-    EnvFilter::try_new(&filter).map_err(|source| StartError::Filter { filter, origin, source })
+    // RUST_LOG may be meant for other programs too.
+    let unreadable = filter.split(',').map(str::trim).find(|part| origin != "RUST_LOG" && !is_directive(part));
+    if let Some(word) = unreadable {
+        return Err(StartError::Level { word: word.to_owned(), origin });
+    }
+    // It logs on its own what we log better: each certificate that is refused.
+    let all = format!("rustls_platform_verifier=off,{filter}");
+    EnvFilter::try_new(all).map_err(|source| StartError::Filter { filter, origin, source })
+}
+
+/// A lone word that is no level would be taken for a target of that name, and silence everything else.
+fn is_directive(part: &str) -> bool {
+    part.is_empty() || part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok()
 }
 
 /// `-v` speaks of poptap first, and of the libraries under it only when asked three times.
@@ -169,12 +198,16 @@ mod tests {
             let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
             choose_filter(variable, verbosity, "warn").map(|filter| filter.to_string()).map_err(|error| error.to_string())
         };
-        assert_eq!(choose("debug", "trace", 2).unwrap(), "debug");
-        assert_eq!(choose("", "trace", 2).unwrap(), "trace");
-        assert_eq!(choose("", "", 2).unwrap(), "poptap=trace,info");
-        assert_eq!(choose("", "", -1).unwrap(), "warn");
-        assert_eq!(choose("", "", -3).unwrap(), "off");
-        assert_eq!(choose("", "", 0).unwrap(), "warn");
+        let verifier = "rustls_platform_verifier=off";
+        assert_eq!(choose("debug", "trace", 2).unwrap(), format!("{verifier},debug"));
+        assert_eq!(choose("", "trace", 2).unwrap(), format!("{verifier},trace"));
+        assert_eq!(choose("", "", 2).unwrap(), format!("{verifier},poptap=trace,info"));
+        assert_eq!(choose("", "", -1).unwrap(), format!("{verifier},warn"));
+        assert_eq!(choose("", "", -3).unwrap(), format!("{verifier},off"));
+        assert_eq!(choose("", "", 0).unwrap(), format!("{verifier},warn"));
+        let no_level = choose("loud", "", 0).unwrap_err();
+        assert!(no_level.contains("POPTAP_LOG") && no_level.contains("`loud`"), "{no_level}");
+        assert_eq!(choose("", "someone_else", 0).unwrap(), format!("{verifier},someone_else=trace"));
         let refused = choose("poptap=loud", "", 0).unwrap_err();
         assert!(refused.contains("POPTAP_LOG") && refused.contains("poptap=loud"), "{refused}");
     }

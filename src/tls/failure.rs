@@ -128,6 +128,11 @@ pub enum CertificateFault {
         /// Who signed it.
         issuer: String,
     },
+    /// It names an authority that is trusted, but the signature is not that one's: it may have a new key.
+    ForeignSignature {
+        /// Who is said to have signed it.
+        issuer: String,
+    },
     /// It is an authority's, and so cannot be a server's (RFC 5280 §4.2.1.9).
     Authority,
     /// Anything else.
@@ -150,6 +155,7 @@ impl CertificateFault {
             }
             (CertificateError::UnknownIssuer, Some(certificate)) if certificate.self_signed => Self::SelfSigned,
             (CertificateError::UnknownIssuer, Some(certificate)) => Self::UnknownIssuer { issuer: certificate.issuer.clone() },
+            (CertificateError::BadSignature, Some(certificate)) => Self::ForeignSignature { issuer: certificate.issuer.clone() },
             _ if is("CaUsedAsEndEntity") => Self::Authority,
             _ => Self::Other(escape(error.to_string().as_bytes())),
         }
@@ -164,6 +170,9 @@ impl CertificateFault {
             Self::UnknownIssuer { .. } => {
                 "if you trust its issuer, name a file with the issuer's certificate: `--upstream-ca FILE`; \
                  a server that leaves out its intermediate certificates fails like this, too"
+            }
+            Self::ForeignSignature { .. } => {
+                "see whether the trusted certificate of that name is the current one: `--upstream-ca FILE`"
             }
             Self::Authority => "the server needs a certificate without `CA:TRUE` in its basic constraints",
             Self::Other(_) => return None,
@@ -183,6 +192,7 @@ impl fmt::Display for CertificateFault {
             Self::WrongName { expected, names } => write!(out, "is not for `{expected}`, only for {}", list_names(names)),
             Self::SelfSigned => write!(out, "is self-signed, and not among those trusted"),
             Self::UnknownIssuer { issuer } => write!(out, "was issued by `{issuer}`, who is not trusted"),
+            Self::ForeignSignature { issuer } => write!(out, "names `{issuer}` as its issuer, but that one did not sign it"),
             Self::Authority => write!(out, "is a certificate authority's, not a server's"),
             Self::Other(words) => write!(out, "was refused: {words}"),
         }

@@ -64,6 +64,24 @@ fn a_client_that_goes_is_gone_for_the_server_too_and_no_quit_is_invented() {
     }
 }
 
+/// The server never begins its handshake; without a look at the client it would be waited for until the time limit.
+#[test]
+fn a_client_that_resets_while_the_server_is_being_reached_frees_it_at_once() {
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let server = Server::once(move |mut stream| {
+        stream.read_exact(&mut [0; 3]).unwrap();
+        reached.send(()).unwrap();
+        listen(stream)
+    });
+    let poptap = Poptap::to(&server.url("pop3s"));
+    let client = poptap.connect();
+    is_reached.recv().unwrap();
+    client.reset();
+    server.heard();
+    let left = poptap.stop();
+    assert_eq!((left.verdict(), left.session()["closed_by"].as_str()), ("client left before a login", Some("client")));
+}
+
 #[test]
 fn a_client_that_goes_in_the_middle_of_a_message_stops_the_server_at_once() {
     let (server, poptap) = plain(|mut stream| {
@@ -421,16 +439,16 @@ fn over_tls(server: &Server, folder: &TempDir) -> Poptap {
 fn a_certificate_that_will_not_do_is_described() {
     let today = OffsetDateTime::now_utc();
     let past = Validity { from: today - Duration::days(20), to: today - Duration::days(10) };
-    for (name, validity, is_known, cause) in [
-        ("127.0.0.1", past, true, "expired"),
-        ("pop.example.net", Validity::days(1), true, "is not for `127.0.0.1`"),
-        ("127.0.0.1", Validity::days(1), false, "who is not trusted"),
+    for (name, validity, trusted, cause) in [
+        ("127.0.0.1", past, None, "expired"),
+        ("pop.example.net", Validity::days(1), None, "is not for `127.0.0.1`"),
+        ("127.0.0.1", Validity::days(1), Some("Another CA"), "who is not trusted"),
+        ("127.0.0.1", Validity::days(1), Some("Test CA"), "that one did not sign it"),
     ] {
         let (config, mut folder) = certified(name, validity);
-        if !is_known {
-            let other = Authority::new("Another CA").unwrap();
+        if let Some(trusted) = trusted {
             folder = tempfile::tempdir().unwrap();
-            std::fs::write(folder.path().join("ca.pem"), other.pem()).unwrap();
+            std::fs::write(folder.path().join("ca.pem"), Authority::new(trusted).unwrap().pem()).unwrap();
         }
         let server = Server::once(move |stream| converse(tls(stream, &config)));
         let poptap = over_tls(&server, &folder);
