@@ -108,8 +108,8 @@ async fn carry(mut client: TcpStream, connected: Connected, mut recorder: Record
     (closed.upstream_octets, closed.upstream_undelivered) = tap.totals(Peer::Upstream);
     let at_line_end = tap.output(Peer::Upstream).is_empty();
     let line = ungreeted.as_ref().map(ConnectError::client_line).or_else(|| outcome.as_ref().and_then(last_line));
-    if let Some(line) = line.filter(|_| at_line_end) {
-        last_words(client, &line).await;
+    if outcome.as_ref().is_some_and(is_client_there) {
+        last_words(client, &line.filter(|_| at_line_end).unwrap_or_default()).await;
     }
     close(tap.into_observer(), closed);
 }
@@ -203,6 +203,11 @@ fn blame(violation: Violation) -> String {
         Peer::Upstream => "server's fault",
     };
     format!("{whose}: {}", violation.kind.describe().1)
+}
+
+/// Whether the client may still be reading: then a close with octets of its own unread would destroy the last ones to it.
+fn is_client_there(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Closed { by: Peer::Client, how: Ending::Reset })
 }
 
 /// What the client is told last, where it can make something of it.

@@ -8,6 +8,7 @@ mod archive;
 mod awaited;
 mod clock;
 mod content;
+mod decided;
 mod directory;
 mod gap;
 mod identity;

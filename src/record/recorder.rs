@@ -13,6 +13,7 @@ use super::{
     awaited::Awaited,
     clock::Moment,
     content,
+    decided::Decided,
     gap::Missing,
     queue::Message,
     redact::Redactor,
@@ -44,8 +45,7 @@ pub struct Recorder {
     awaited: Awaited,
     body: Option<content::Body>,
     client_data: Option<(Ordinal, u64)>,
-    /// The last decision, and how often it was taken again since it was recorded.
-    decided: Option<schema::Decision>,
+    decided: Decided,
     /// What is missing since the buffer was full; while it is set, nothing is recorded.
     gap: Option<Missing>,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -69,7 +69,7 @@ impl Recorder {
             awaited: Awaited::default(),
             body: None,
             client_data: None,
-            decided: None,
+            decided: Decided::default(),
             gap: None,
             waiting: None,
             stage: Stage::Authorization,
@@ -281,15 +281,7 @@ impl Recorder {
         }
         self.tally.reply(n, keyword, status, stage);
         self.settled(n, stage);
-        self.emit(Body::Reply(schema::Reply {
-            n,
-            keyword: keyword.name().to_owned(),
-            status: status.into(),
-            line: shown,
-            latency_us,
-            multi_line,
-            local: false,
-        }));
+        self.emit(Body::Reply(schema::Reply { latency_us, multi_line, ..answer(n, keyword, status, shown) }));
     }
 
     fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
@@ -315,15 +307,7 @@ impl Recorder {
         shown.cut = end < text.len();
         self.tally.reply(n, keyword, status, self.stage);
         self.settled(n, self.stage);
-        self.emit(Body::Reply(schema::Reply {
-            n,
-            keyword: keyword.name().to_owned(),
-            status: status.into(),
-            line: shown,
-            latency_us,
-            multi_line: false,
-            local: true,
-        }));
+        self.emit(Body::Reply(schema::Reply { latency_us, local: true, ..answer(n, keyword, status, shown) }));
     }
 
     fn content(&mut self, octets: &[u8]) {
@@ -387,26 +371,13 @@ impl Recorder {
     }
 
     fn decision(&mut self, n: Option<Ordinal>, action: Action, rule: &str) {
-        let action = match action {
-            Action::Answer => "answer",
-            Action::RemoveLine => "remove-line",
-            Action::EditLine => "edit-line",
-            Action::Close => "close",
-        };
-        let decision = schema::Decision { n, action: action.to_owned(), rule: rule.to_owned(), again: 0 };
-        match &mut self.decided {
-            Some(last) if (last.n, &last.action, &last.rule) == (n, &decision.action, &decision.rule) => last.again += 1,
-            _ => {
-                self.decided_again();
-                self.decided = Some(decision.clone());
-                self.emit(Body::Decision(decision));
-            }
+        for decision in self.decided.take(n, action, rule) {
+            self.emit(Body::Decision(decision));
         }
     }
 
-    /// Says how often the last decision was taken again: a listing of a million lines that are left out is two records.
     fn decided_again(&mut self) {
-        if let Some(decision) = self.decided.take().filter(|decision| decision.again > 0) {
+        if let Some(decision) = self.decided.finish() {
             self.emit(Body::Decision(decision));
         }
     }
@@ -487,4 +458,10 @@ impl Drop for Recorder {
             let _ = self.end(schema::Closed { by, reason, client_octets, upstream_octets, ..schema::Closed::default() });
         }
     }
+}
+
+/// A reply of the server's, of one line, that came at once.
+fn answer(n: Ordinal, keyword: Keyword, status: Option<Status>, line: schema::Text) -> schema::Reply {
+    let (keyword, status) = (keyword.name().to_owned(), status.into());
+    schema::Reply { n, keyword, status, line, latency_us: 0, multi_line: false, local: false }
 }

@@ -217,8 +217,6 @@ pub enum OpaqueReason {
     AmbiguousCommand,
     /// Nothing moved with the cap on outstanding commands reached: the server stayed silent, or the client read no replies.
     RepliesMissing,
-    /// The body of a multi-line reply was to be edited, and a line of it was too long to hold.
-    LineTooLong,
 }
 
 impl OpaqueReason {
@@ -234,7 +232,6 @@ impl OpaqueReason {
                 ("ambiguous-command", "a malformed command line had others behind it, so replies can no longer be matched")
             }
             Self::RepliesMissing => ("replies-missing", "too many commands awaited their replies, and nothing moved"),
-            Self::LineTooLong => ("line-too-long", "a line of a reply was too long to be edited"),
         }
     }
 }

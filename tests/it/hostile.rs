@@ -169,6 +169,27 @@ fn a_server_that_goes_never_looks_complete() {
     }
 }
 
+/// The octets that the client sent in vain stay unread. Closing on them would be a reset, and that destroys what is on its way.
+#[test]
+fn what_a_server_left_behind_arrives_though_nobody_reads_the_client_any_more() {
+    let (server, poptap) = plain(|mut stream| {
+        let message = [b"+OK ready\r\n+OK\r\n+OK\r\n+OK\r\n".to_vec(), vec![b'x'; 300_000]].concat();
+        stream.read_exact(&mut [0; 10]).unwrap();
+        stream.write_all(&message).unwrap();
+        reset(stream);
+        Vec::new()
+    });
+    let mut client = poptap.connect();
+    client.say(format!("USER tim\r\nPASS {SECRET}\r\nRETR 1\r\n").as_bytes());
+    server.heard();
+    for _ in 0..3000 {
+        client.say(b"NOOP\r\n");
+    }
+    let (got, is_reset) = rest(&mut client.0);
+    assert!(!is_reset && got.ends_with(b"x"), "{} octets, reset: {is_reset}", got.len());
+    assert!(poptap.stop().verdict().starts_with("server went away in the middle of message 1"));
+}
+
 #[test]
 fn a_server_that_leaves_without_a_word_is_named_to_the_client() {
     // A TLS server does so too, when a client speaks first in plain text.
