@@ -48,7 +48,7 @@ fn one_url_is_a_whole_configuration() {
     assert_eq!((listener.upstream.name.as_str(), listener.upstream.port), ("pop3s://mail", 995));
     let transcript = config.transcript.unwrap();
     assert_eq!(transcript.place, Place::Directory("/xdg/poptap".into()));
-    assert_eq!((transcript.rotate_size, transcript.buffer), (64 << 20, 16 << 20));
+    assert_eq!((transcript.rotate_size, transcript.buffer), (64 << 20, 8 << 20));
     assert_eq!(transcript.wait_limit, Some(Duration::from_secs(5)));
     assert_eq!(config.timeouts.idle, Duration::from_secs(660));
     assert_eq!((config.limits.connections, config.limits.outstanding), (1000, 1000));
