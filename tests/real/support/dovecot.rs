@@ -1,14 +1,14 @@
 //! Dovecot 2.3 with a configuration, a mailbox and ports of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -93,34 +93,31 @@ impl Dovecot {
         let mut command = Command::new("/usr/sbin/dovecot");
         command.arg("-F").arg("-c").arg(&file).stdin(Stdio::null());
         command.stdout(fs::File::create(directory.join("output")).unwrap());
-        command.stderr(fs::File::options().append(true).open(directory.join("output")).unwrap());
+        command.stderr(Stdio::piped());
         if owner.differs {
             run(Command::new("chown").arg("-R").arg(format!("{}:{}", owner.uid, owner.gid)).arg(directory));
             command.uid(owner.uid).gid(owner.gid);
         }
-        let child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
+        let mut child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
+        let started = keep_log(child.stderr.take().unwrap(), fs::File::create(directory.join("log")).unwrap());
         let mut dovecot = Self { child: Some(child), plain, implicit, authority, scratch };
-        if dovecot.wait_until_ready(&greeting) {
+        if dovecot.is_ready(&started, &greeting) {
             return Some(dovecot);
         }
         eprintln!("{}", dovecot.log());
         None
     }
 
-    /// Connect until it greets; false when it ended instead.
-    fn wait_until_ready(&mut self, greeting: &str) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
-                self.child = None;
-                return false;
+    /// Waits until it has said that it starts, which it does behind binding its ports; false when it ended instead.
+    fn is_ready(&mut self, started: &Receiver<()>, greeting: &str) -> bool {
+        match started.recv_timeout(PATIENCE) {
+            Ok(()) => greets(self.plain, greeting),
+            Err(RecvTimeoutError::Disconnected) => {
+                wait(self.child.take().unwrap());
+                false
             }
-            if greets(self.plain, greeting) {
-                return true;
-            }
-            thread::sleep(Duration::from_millis(20));
+            Err(RecvTimeoutError::Timeout) => panic!("start Dovecot: it said nothing for {PATIENCE:?}\n{}", self.log()),
         }
-        panic!("start Dovecot: no greeting from {} in {PATIENCE:?}\n{}", self.plain, self.log());
     }
 
     fn log(&self) -> String {
@@ -193,6 +190,21 @@ fn free_port() -> SocketAddr {
 }
 
 /// Whether our own server answers there, and not whoever took the port meanwhile.
+/// Copies the log to its file, and tells when Dovecot says that it starts. The receiver is disconnected when it ended.
+fn keep_log(log: ChildStderr, mut file: fs::File) -> Receiver<()> {
+    let (sender, started) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
+            // A test that is over needs neither.
+            let _ = file.write_all(&line).and_then(|()| file.write_all(b"\n"));
+            if String::from_utf8_lossy(&line).contains("starting up") {
+                let _ = sender.send(());
+            }
+        }
+    });
+    started
+}
+
 fn greets(address: SocketAddr, greeting: &str) -> bool {
     let Ok(stream) = TcpStream::connect(address) else { return false };
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
