@@ -215,8 +215,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 fn bind(listener: &Listener, timeouts: &Timeouts) -> Result<(TcpListener, Arc<Route>), StartError> {
     let upstream = Arc::clone(&listener.upstream);
-    let connector =
-        Connector::new(&upstream, timeouts).map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+    let connector = Connector::new(&upstream, timeouts, None)
+        .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
     let address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address, upstream, connector, stls: listener.stls, allow_from: listener.allow_from.clone() };

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     config::{ApopPolicy, StlsPolicy, TlsMode, XclientPolicy},
-    net::{ConnectError, Connected},
+    net::{ConnectError, Connected, Origin},
     policy::{Builtin, Settings},
     pop3::Peer,
     record::{Recorder, schema},
@@ -30,8 +30,9 @@ pub(crate) async fn serve(client: TcpStream, address: SocketAddr, route: &Route,
     tracing::info!(session = recorder.id(), client = %address, upstream = %route.upstream.name, "session opened");
     // Small lines must not wait for one another (Nagle); a socket that refuses the option is slower, no more.
     let _ = client.set_nodelay(true);
+    let origin = Origin { client: address, listener: route.address, tls: None };
     let connected = tokio::select! {
-        connected = route.connector.connect() => connected,
+        connected = route.connector.connect(&origin) => connected,
         () = reset(&client) => return close(recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return close(recorder, cut_short(house)),
     };

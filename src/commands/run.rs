@@ -292,15 +292,7 @@ mod tests {
 
     #[test]
     fn the_introduction_says_what_to_do_next() {
-        let upstream = Upstream {
-            name: "pop3s://pop.example.net".to_owned(),
-            host: "pop.example.net".to_owned(),
-            port: 995,
-            tls: config::TlsMode::Implicit,
-            ca_file: None,
-            apop: config::ApopPolicy::Strip,
-            xclient: config::XclientPolicy::Refuse,
-        };
+        let upstream = Upstream::at(&"pop3s://pop.example.net".parse().unwrap());
         let report = Report {
             address: "192.0.2.1:995".parse().unwrap(),
             tls: None,
@@ -315,6 +307,9 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: String::new(),
+            sni: None,
+            trust: None,
+            accept: Vec::new(),
             subject: None,
             issuer: None,
             not_after: None,

@@ -7,6 +7,7 @@ mod file;
 mod provision;
 mod reading;
 mod resolve;
+mod security;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use provision::provision;
 pub use resolve::{Loaded, load};
+pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
 pub use store::store;
 pub use values::{Argument, Period, Size, WaitLimit};
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The operational log.
     pub log: Log,
+    /// A file for the secrets of TLS connections, for decrypting captures. On the command line only.
+    pub keylog: Option<PathBuf>,
 }
 
 /// One address on which clients are accepted.
@@ -52,8 +56,14 @@ pub struct Listener {
     pub upstream: Arc<Upstream>,
     /// Who may connect. Loopback clients always may.
     pub allow_from: AllowFrom,
-    /// What becomes of an STLS command on it.
+    /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
+    /// How its clients' hop is protected.
+    pub tls: TlsMode,
+    /// Whether its clients must start TLS before they log in, where STLS is offered.
+    pub demand: TlsDemand,
+    /// Certificates; there where `tls` is not plain.
+    pub server_tls: Option<ServerTls>,
 }
 
 /// Who may connect to a listener.
@@ -91,21 +101,22 @@ pub struct Upstream {
     pub tls: TlsMode,
     /// PEM file with the certificates to trust instead of the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// PEM file with certificate revocation lists (RFC 5280 §5); only with `ca_file`.
+    pub crl_file: Option<PathBuf>,
+    /// The server's certificate or public key, in place of any authority.
+    pub pin: Option<Pin>,
+    /// Faults of its certificate that are accepted; sorted, each once.
+    pub accept: Vec<Accept>,
+    /// What poptap presents to the server when it is asked.
+    pub client: Option<KeyPair>,
+    /// The name that is asked for and verified, in place of the host's.
+    pub server_name: Option<String>,
+    /// Whether the server is told of the client.
+    pub proxy_protocol: ProxyProtocol,
     /// What becomes of an APOP timestamp that was received before TLS (STLS only).
     pub apop: ApopPolicy,
     /// What becomes of XCLIENT and XOIP from clients, where the greeting says that the server would believe them.
     pub xclient: XclientPolicy,
-}
-
-/// How a hop is protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsMode {
-    /// `pop3://`: not at all.
-    Plain,
-    /// `pop3s://`: TLS from the first octet (RFC 8314).
-    Implicit,
-    /// `pop3+stls://`: STLS, required (RFC 2595 §4).
-    Stls,
 }
 
 /// What becomes of an APOP timestamp that arrived before TLS stood, and so may be an attacker's (RFC 1939 §7).
@@ -337,6 +348,26 @@ pub enum LogFormat {
 }
 
 impl Upstream {
+    /// The server at `url`, with every setting at its default.
+    #[must_use]
+    pub fn at(url: &UpstreamUrl) -> Self {
+        Self {
+            name: url.to_string(),
+            host: url.host.clone(),
+            port: url.port,
+            tls: url.tls,
+            ca_file: None,
+            crl_file: None,
+            pin: None,
+            accept: Vec::new(),
+            client: None,
+            server_name: None,
+            proxy_protocol: ProxyProtocol::default(),
+            apop: ApopPolicy::default(),
+            xclient: XclientPolicy::default(),
+        }
+    }
+
     /// Its URL in one form, the port left out where it is the scheme's own.
     #[must_use]
     pub fn url(&self) -> UpstreamUrl {

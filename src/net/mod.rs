@@ -10,4 +10,4 @@ pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
 pub use error::ConnectError;
 pub use stls::{Step, StlsFault};
 pub use stream::Stream;
-pub use upstream::{Connected, Connector, Report, TlsConfigError};
+pub use upstream::{Connected, Connector, Origin, Report, TlsConfigError};

@@ -4,22 +4,20 @@ use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::TlsStream;
 
 use crate::{
     record::schema,
-    tls::{self, HandshakeError},
+    tls::{self, AcceptError, HandshakeError},
 };
 
 /// A connection to a client or a server.
@@ -59,9 +57,9 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// rustls' error inside an [`io::Error`], or the socket's own; the connection is closed then. TLS inside TLS is one.
-    pub async fn accept(self, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let tls = TlsAcceptor::from(config).accept(self.plain()?).await?;
+    /// [`AcceptError`]; the connection is closed then, unless the error holds it. TLS inside TLS is one.
+    pub async fn accept(self, acceptor: &tls::Acceptor) -> Result<Self, AcceptError> {
+        let tls = acceptor.handshake(self.plain().map_err(AcceptError::Io)?).await?;
         Ok(Self::Tls(Box::new(TlsStream::Server(tls))))
     }
 
@@ -98,19 +96,19 @@ impl Stream {
         }
     }
 
-    /// What the transcript says of TLS with this server; `None` where there is none, and for a client.
-    pub(super) fn describe(&self, mode: &str) -> Option<schema::Tls> {
+    /// What the transcript says of TLS with this peer; `None` where there is none. `mode` is `implicit` or `stls`.
+    pub(crate) fn describe(&self, mode: &str) -> Option<schema::Tls> {
         match self {
-            Self::Tls(tls) => match &**tls {
-                TlsStream::Client(tls) => Some(tls::describe(tls.get_ref().1, mode)),
-                TlsStream::Server(_) => None,
-            },
+            Self::Tls(tls) => Some(match &**tls {
+                TlsStream::Client(tls) => tls::describe_upstream(tls.get_ref().1, mode),
+                TlsStream::Server(tls) => tls::describe_client(tls.get_ref().1, mode),
+            }),
             Self::Plain(_) => None,
         }
     }
 
     /// The socket below.
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
@@ -195,12 +193,17 @@ mod tests {
         Client::new(&Trust::file(ca.path()).unwrap(), "pop.example.net").unwrap()
     }
 
+    fn acceptor(issued: tls::Issued) -> tls::Acceptor {
+        server_config(issued.chain, issued.key).unwrap().into()
+    }
+
     async fn tls_pair() -> (Stream, Stream) {
         let authority = Authority::new("Test CA").unwrap();
         let issued = authority.issue(&["pop.example.net"], Validity::days(1)).unwrap();
         let client = client(&authority);
         let (ours, theirs) = tcp_pair().await;
-        let server = theirs.accept(server_config(issued.chain, issued.key).unwrap());
+        let acceptor = acceptor(issued);
+        let server = theirs.accept(&acceptor);
         let (ours, theirs) = tokio::join!(ours.upgrade(&client), server);
         (ours.unwrap(), theirs.unwrap())
     }
@@ -264,8 +267,8 @@ mod tests {
     async fn there_is_no_tls_inside_tls() {
         let (ours, theirs) = tls_pair().await;
         let issued = Authority::self_signed(&["pop.example.net"], Validity::days(1)).unwrap();
-        let error = theirs.accept(server_config(issued.chain, issued.key).unwrap()).await.unwrap_err();
-        assert_eq!(error.to_string(), "cannot start TLS inside TLS");
+        let error = theirs.accept(&acceptor(issued)).await.unwrap_err();
+        assert!(error.to_string().ends_with("cannot start TLS inside TLS"));
         let client = client(&Authority::new("Test CA").unwrap());
         assert!(matches!(ours.upgrade(&client).await, Err(HandshakeError::Io(_))));
     }

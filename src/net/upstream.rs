@@ -24,7 +24,7 @@ use crate::{
     config::{Timeouts, TlsMode, Upstream},
     escape::escape_line,
     record::schema,
-    tls::{self, HandshakeError, Trust, TrustError},
+    tls::{self, HandshakeError, KeyLog, Trust, TrustError},
 };
 
 /// Connects to one server. Built once, since it holds whom to trust and the TLS sessions to resume.
@@ -44,6 +44,26 @@ enum Security {
     Plain,
     Implicit(tls::Client),
     Stls(tls::Client),
+}
+
+/// For whom a connection is made: what a PROXY protocol header says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The address that it connected to.
+    pub listener: SocketAddr,
+    /// TLS on its hop, where there is any.
+    pub tls: Option<schema::Tls>,
+}
+
+impl Origin {
+    /// Of a connection that is poptap's own.
+    #[must_use]
+    pub fn own() -> Self {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { client: nobody, listener: nobody, tls: None }
+    }
 }
 
 /// A connection over which a session can be relayed.
@@ -102,7 +122,7 @@ impl Connector {
     /// # Errors
     ///
     /// When TLS is asked for, and nobody can be trusted or no name verified.
-    pub fn new(upstream: &Upstream, timeouts: &Timeouts) -> Result<Self, TlsConfigError> {
+    pub fn new(upstream: &Upstream, timeouts: &Timeouts, _key_log: Option<&KeyLog>) -> Result<Self, TlsConfigError> {
         let client = || {
             let trust = Trust::new(upstream.ca_file.as_deref())?;
             Ok::<_, TlsConfigError>(tls::Client::new(&trust, &upstream.host)?)
@@ -127,7 +147,7 @@ impl Connector {
     /// # Errors
     ///
     /// [`ConnectError`]; the connection is closed then, and no octet but STLS' and the handshake's was sent.
-    pub async fn connect(&self) -> Result<Connected, ConnectError> {
+    pub async fn connect(&self, _origin: &Origin) -> Result<Connected, ConnectError> {
         // Boxed: what dialling and handshakes need is freed before the caller goes on.
         Box::pin(async {
             let dialled = dial(&System, &self.host, self.port, self.connect).await;
@@ -143,7 +163,7 @@ impl Connector {
     ///
     /// [`ConnectError`]; among them a greeting that never comes or is not `+OK`.
     pub async fn probe(&self) -> Result<Report, ConnectError> {
-        let Connected { mut stream, received, tls, address } = self.connect().await?;
+        let Connected { mut stream, received, tls, address } = self.connect(&Origin::own()).await?;
         let line = if received.is_empty() {
             let read = self.within_greeting(greeting(&mut stream)).await?;
             read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))?

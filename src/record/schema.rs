@@ -104,7 +104,16 @@ pub struct Tls {
     pub version: String,
     /// Such as `TLS13_AES_256_GCM_SHA384`.
     pub cipher: String,
-    /// The peer certificate's subject.
+    /// The name that the client asked for (SNI, RFC 6066 §3), where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Whom poptap trusted in a server's certificate: `system`, `ca_file` or `pin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<String>,
+    /// Faults of a server's certificate that would have been accepted: `expired`, `self-signed`, `wrong-name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept: Vec<String>,
+    /// The peer certificate's subject; a client's, where it presented one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// Its issuer.

@@ -2,10 +2,12 @@
 //!
 //! Types of rustls stay in here and in [`net::Stream`](crate::net::Stream).
 
+mod acceptor;
 mod authority;
 mod certificate;
 mod client;
 mod failure;
+mod keylog;
 pub mod pem;
 mod server;
 mod trust;
@@ -13,17 +15,22 @@ mod trust;
 use std::sync::Arc;
 
 use rustls::{
-    ClientConnection,
+    ClientConnection, CommonState, ServerConnection,
     crypto::{CryptoProvider, aws_lc_rs},
 };
 use time::OffsetDateTime;
 
-use crate::record::schema::{self, Hop};
+use crate::{
+    escape::escape,
+    record::schema::{self, Hop},
+};
 
+pub use acceptor::{AcceptError, Acceptor, AcceptorError, Expiry};
 pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
 pub use client::{Client, NameError};
 pub use failure::{CertificateFault, HandshakeError};
+pub use keylog::{KeyLog, KeyLogError};
 pub use server::{ServerConfigError, server_config};
 pub use trust::{Trust, TrustError};
 
@@ -38,14 +45,28 @@ pub fn install_provider() {
 
 /// What the transcript says of TLS with a server: `mode` is `implicit` or `stls`.
 #[must_use]
-pub fn describe(connection: &ClientConnection, mode: &str) -> schema::Tls {
+pub fn describe_upstream(connection: &ClientConnection, mode: &str) -> schema::Tls {
+    describe(connection, Hop::Upstream, mode)
+}
+
+/// What the transcript says of TLS with a client: `mode` is `implicit` or `stls`.
+#[must_use]
+pub fn describe_client(connection: &ServerConnection, mode: &str) -> schema::Tls {
+    let sni = connection.server_name().map(|name| escape(name.as_bytes()));
+    schema::Tls { sni, ..describe(connection, Hop::Client, mode) }
+}
+
+fn describe(connection: &CommonState, hop: Hop, mode: &str) -> schema::Tls {
     let chain = connection.peer_certificates().unwrap_or_default();
     let peer = chain.first().and_then(|end_entity| Certificate::parse(end_entity));
     schema::Tls {
-        hop: Hop::Upstream,
+        hop,
         mode: mode.to_owned(),
         version: connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}").replace('_', ".")),
         cipher: connection.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+        sni: None,
+        trust: None,
+        accept: Vec::new(),
         subject: peer.as_ref().map(|peer| peer.subject.clone()),
         issuer: peer.as_ref().map(|peer| peer.issuer.clone()),
         not_after: peer.as_ref().map(|peer| certificate::rfc3339(peer.not_after)),
@@ -80,6 +101,9 @@ mod tests {
             mode: String::new(),
             version: String::new(),
             cipher: String::new(),
+            sni: None,
+            trust: None,
+            accept: Vec::new(),
             subject: None,
             issuer: None,
             not_after: Some(not_after.to_owned()),

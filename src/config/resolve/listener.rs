@@ -9,7 +9,7 @@ use std::{
 use toml::Spanned;
 
 use crate::config::{
-    AllowFrom, Listener, Upstream,
+    AllowFrom, Listener, TlsDemand, TlsMode, Upstream,
     address::{ListenAddress, Network},
     fault::Fault,
     file::ListenerSection,
@@ -35,7 +35,15 @@ impl Resolver<'_> {
             let allow_from = self.allow_from(address, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if let Some(upstream) = upstream {
-                listeners.push(Listener { address, upstream, allow_from, stls });
+                listeners.push(Listener {
+                    address,
+                    upstream,
+                    allow_from,
+                    stls,
+                    tls: TlsMode::Plain,
+                    demand: TlsDemand::default(),
+                    server_tls: None,
+                });
             }
         }
         self.warn_of_unused(upstreams, &listeners);

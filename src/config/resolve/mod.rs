@@ -87,7 +87,7 @@ impl Resolver<'_> {
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
         let log = self.log(&file.log);
-        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log }
+        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log, keylog: None }
     }
 
     fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {

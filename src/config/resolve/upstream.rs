@@ -70,12 +70,10 @@ impl Resolver<'_> {
         let ca_file: Option<&PathBuf> = self.args.upstream_ca.as_ref().or(raw.ca_file.as_ref().map(Spanned::get_ref));
         Upstream {
             name: raw.name.as_ref().map_or_else(|| url.to_string(), |name| name.get_ref().clone()),
-            host: url.host.clone(),
-            port: url.port,
-            tls: url.tls,
             ca_file: ca_file.cloned(),
             apop: self.args.apop.or(raw.apop).unwrap_or_default(),
             xclient: self.args.xclient.or(raw.xclient).unwrap_or_default(),
+            ..Upstream::at(url)
         }
     }
 

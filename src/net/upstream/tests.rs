@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::*;
 use crate::{
-    config::{ApopPolicy, XclientPolicy},
+    config::UpstreamUrl,
     tls::{Authority, Issued, Validity, server_config},
 };
 
@@ -63,11 +63,11 @@ fn config(issued: Issued) -> Arc<ServerConfig> {
 
 fn upstream(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Upstream {
     let (name, host) = ("test".into(), host.into());
-    Upstream { name, host, port, tls, ca_file, apop: ApopPolicy::Strip, xclient: XclientPolicy::Refuse }
+    Upstream { name, ca_file, ..Upstream::at(&UpstreamUrl { tls, host, port }) }
 }
 
 fn connector(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Connector {
-    Connector::new(&upstream(host, port, tls, ca_file), &TIMEOUTS).unwrap()
+    Connector::new(&upstream(host, port, tls, ca_file), &TIMEOUTS, None).unwrap()
 }
 
 /// A server for one connection.
@@ -306,14 +306,17 @@ async fn the_system_does_not_trust_a_private_authority() {
 #[test]
 fn a_configuration_that_cannot_work_is_refused_at_once() {
     let lab = Lab::new();
-    let error =
-        |host: &str, ca_file: PathBuf| Connector::new(&upstream(host, 995, TlsMode::Stls, Some(ca_file)), &TIMEOUTS).unwrap_err();
+    let error = |host: &str, ca_file: PathBuf| {
+        Connector::new(&upstream(host, 995, TlsMode::Stls, Some(ca_file)), &TIMEOUTS, None).unwrap_err()
+    };
     let missing = error(NAME, "/nonexistent/ca.pem".into());
     assert!(missing.to_string().starts_with("cannot read `/nonexistent/ca.pem`: "), "{missing}");
     let nameless = error("no name", lab.ca.path().to_owned());
     assert_eq!(nameless.to_string(), "cannot use `no name` as the name of a TLS server: it is neither a DNS name nor an address");
     // Without TLS neither matters.
-    assert!(Connector::new(&upstream("no name", 110, TlsMode::Plain, Some("/nonexistent/ca.pem".into())), &TIMEOUTS).is_ok());
+    assert!(
+        Connector::new(&upstream("no name", 110, TlsMode::Plain, Some("/nonexistent/ca.pem".into())), &TIMEOUTS, None).is_ok()
+    );
 }
 
 #[tokio::test]
@@ -559,7 +562,7 @@ async fn a_refused_connection_names_the_address() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();
-    let error = connector("127.0.0.1", address.port(), TlsMode::Plain, None).connect().await.unwrap_err();
+    let error = connector("127.0.0.1", address.port(), TlsMode::Plain, None).connect(&Origin::own()).await.unwrap_err();
     assert_eq!(error.reason(), "upstream-refused");
     assert_eq!(error.client_line(), format!("-ERR [SYS/TEMP] cannot connect to `{address}`: {address}: connection refused\r\n"));
     assert!(error.detail().contains("; hint: "));
@@ -574,7 +577,7 @@ async fn a_plain_connection_is_handed_over_untouched() {
     .await;
     let connector = connector("127.0.0.1", address.port(), TlsMode::Plain, None);
     // As a task: its future must be able to move between threads.
-    let mut connected = tokio::spawn(async move { connector.connect().await }).await.unwrap().unwrap();
+    let mut connected = tokio::spawn(async move { connector.connect(&Origin::own()).await }).await.unwrap().unwrap();
     assert_eq!((connected.address, connected.received.as_slice(), connected.tls), (address, b"".as_slice(), None));
     let mut line = [0; 11];
     connected.stream.read_exact(&mut line).await.unwrap();
