@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     config::Timeouts,
+    net::Stream,
     pop3::{Peer, Stage},
     tap::{Filter, Observer, Tap, Violation},
 };
@@ -52,6 +53,8 @@ pub enum Outcome {
     },
     /// The server left before it said anything; the client has not been told.
     NoGreeting,
+    /// The client was told to start TLS with us, and nothing else is on its way to it: its handshake is due.
+    StartTls,
     /// A time limit expired.
     TimedOut(Limit),
     /// A peer did what is not safe to pass on.
@@ -94,6 +97,26 @@ pub enum HalfClose {
     AfterReplies,
 }
 
+/// A stream of which one can let go in two ways: by an end that is meant, and as if the line were cut.
+pub trait Hop: AsyncRead + AsyncWrite + Unpin {
+    /// Ends this side without saying that the end is meant; where the stream knows no such difference, as by a shutdown.
+    ///
+    /// # Errors
+    /// The stream's.
+    fn poll_cut(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown(context)
+    }
+}
+
+impl Hop for tokio::net::TcpStream {}
+impl Hop for tokio::io::DuplexStream {}
+
+impl Hop for Stream {
+    fn poll_cut(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_truncate(context)
+    }
+}
+
 /// Relays until both streams have ended, one failed, or a limit expired.
 ///
 /// What the outcome leaves undelivered stands in the tap. The future may be dropped at any time.
@@ -105,8 +128,8 @@ pub async fn relay<C, U, R, F>(
     half_close: HalfClose,
 ) -> Outcome
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Hop,
+    U: Hop,
     R: Recording,
     F: Filter,
 {
@@ -144,8 +167,8 @@ enum Writing {
 
 impl<C, U, R, F> Relay<'_, C, U, R, F>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Hop,
+    U: Hop,
     R: Recording,
     F: Filter,
 {
@@ -159,11 +182,19 @@ where
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
+        if self.is_handing_over() {
+            return Poll::Ready(Outcome::StartTls);
+        }
         if let Some(Err(RecordFull)) = self.wait_for_record(context) {
             return Poll::Ready(Outcome::RecordFull);
         }
         self.tap.rest();
         self.poll_timer(context).map(Outcome::TimedOut)
+    }
+
+    /// Not before all that was said in clear has gone out, in both directions.
+    fn is_handing_over(&self) -> bool {
+        self.tap.is_handing_over() && self.client.writing == Writing::Clean && self.upstream.writing == Writing::Clean
     }
 
     /// One attempt at everything; whether anything moved.
@@ -220,9 +251,13 @@ where
         let result = match from {
             Peer::Client => {
                 let finished = self.half_close == HalfClose::AtOnce || !self.tap.awaits_server() || self.upstream.ended.is_some();
-                self.upstream.drain(self.tap, from, finished, context)
+                let end = self.client.ended.filter(|_| finished);
+                self.upstream.drain(self.tap, from, end, context)
             }
-            Peer::Upstream => self.client.drain(self.tap, from, !self.is_server_mute(), context),
+            Peer::Upstream => {
+                let end = self.upstream.ended.filter(|_| !self.is_server_mute());
+                self.client.drain(self.tap, from, end, context)
+            }
         };
         let moved = result.unwrap_or_else(|error| {
             self.first.get_or_insert((from.other(), ending(&error)));
@@ -293,7 +328,7 @@ where
     }
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
+impl<'a, S: Hop> End<'a, S> {
     fn new(stream: &'a mut S) -> Self {
         Self { stream, ended: None, writing: Writing::Clean }
     }
@@ -302,13 +337,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         &mut self,
         tap: &mut Tap<R, F>,
         from: Peer,
-        may_end: bool,
+        end: Option<Ending>,
         context: &mut Context<'_>,
     ) -> io::Result<bool> {
         if matches!(self.writing, Writing::ShutDown | Writing::Failed) {
             return Ok(false);
         }
-        let result = self.try_drain(tap, from, may_end, context);
+        let result = self.try_drain(tap, from, end, context);
         if result.is_err() {
             self.writing = Writing::Failed;
         }
@@ -319,7 +354,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         &mut self,
         tap: &mut Tap<R, F>,
         from: Peer,
-        may_end: bool,
+        end: Option<Ending>,
         context: &mut Context<'_>,
     ) -> io::Result<bool> {
         let mut moved = false;
@@ -338,11 +373,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> End<'a, S> {
         if self.writing == Writing::Unflushed && Pin::new(&mut *self.stream).poll_flush(context)?.is_ready() {
             self.writing = Writing::Clean;
         }
-        Ok(moved | self.pass_on_end(may_end && tap.is_finished(from), context)?)
+        Ok(moved | self.pass_on_end(end.filter(|_| tap.is_finished(from)), context)?)
     }
 
-    fn pass_on_end(&mut self, finished: bool, context: &mut Context<'_>) -> io::Result<bool> {
-        let done = finished && Pin::new(&mut *self.stream).poll_shutdown(context)?.is_ready();
+    /// An end is passed on as what it was: a cut stays one, and does not become an end that somebody meant.
+    fn pass_on_end(&mut self, end: Option<Ending>, context: &mut Context<'_>) -> io::Result<bool> {
+        let stream = Pin::new(&mut *self.stream);
+        let done = match end {
+            None => return Ok(false),
+            Some(Ending::Eof) => stream.poll_shutdown(context)?.is_ready(),
+            Some(Ending::Truncated | Ending::Reset) => stream.poll_cut(context)?.is_ready(),
+        };
         if done {
             self.writing = Writing::ShutDown;
         }

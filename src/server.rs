@@ -1,5 +1,9 @@
 //! Binds, accepts, admits, and drains.
 
+mod reload;
+
+pub use reload::ReloadError;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -10,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -19,11 +24,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{AllowFrom, Config, Limits, Listener, StlsPolicy, Timeouts, Upstream},
-    net::{Connector, TlsConfigError},
+    config::{AllowFrom, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
+    net::{Connector, Stream, TlsConfigError},
     record::Store,
     session,
     tap::Pool,
+    tls::{Acceptor, AcceptorError, Expiry, KeyLog, KeyLogError},
 };
 
 /// Large relay buffers over all sessions: 8 MiB. Sessions beyond that go on with small ones.
@@ -48,18 +54,53 @@ pub(crate) struct House {
     pub(crate) stop: Stop,
     /// Sessions that were told to close before they had finished.
     pub(crate) cut_short: AtomicUsize,
+    key_log: Option<KeyLog>,
     permits: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
 
-/// Where a listener's clients are carried to, and on what terms.
-pub(crate) struct Route {
+/// A bound listener.
+struct Route {
     /// The address that was bound; with port 0, the one that the system chose.
+    address: SocketAddr,
+    /// The address that was asked for.
+    asked_for: SocketAddr,
+    /// Exchanged at a reload; a session keeps those that it began with.
+    terms: ArcSwap<Terms>,
+}
+
+/// Where a listener's clients are carried to, and on what terms.
+pub(crate) struct Terms {
+    /// The address that was bound.
     pub(crate) address: SocketAddr,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) connector: Connector,
     pub(crate) stls: StlsPolicy,
+    pub(crate) tls: TlsMode,
+    pub(crate) demand: TlsDemand,
+    /// There where `tls` is not plain.
+    pub(crate) acceptor: Option<Acceptor>,
     allow_from: AllowFrom,
+}
+
+/// A listener as others see it.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The address that was bound.
+    pub address: SocketAddr,
+    /// How its clients' hop is protected.
+    pub tls: TlsMode,
+    /// Where its clients are carried to.
+    pub upstream: Arc<Upstream>,
+    /// What connects to that.
+    pub connector: Connector,
+}
+
+/// Exchanges certificates, keys and trust while sessions go on.
+#[derive(Clone)]
+pub struct Reloader {
+    routes: Vec<Arc<Route>>,
+    house: Arc<House>,
 }
 
 /// Tells a server to stop: first to drain, then to close what is left.
@@ -82,6 +123,17 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// TLS with clients cannot work.
+    #[error("cannot prepare TLS for clients of {address}: {source}; hint: {}", source.hint())]
+    Acceptor {
+        /// The listener's address.
+        address: SocketAddr,
+        /// Why.
+        source: AcceptorError,
+    },
+    /// The secrets of TLS connections cannot be written.
+    #[error(transparent)]
+    KeyLog(#[from] KeyLogError),
     /// TLS to an upstream cannot work.
     #[error("cannot prepare TLS to `{upstream}`: {source}; hint: {}", source.hint())]
     Tls {
@@ -106,6 +158,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing stays bound.
     pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+        let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
             store,
             limits: config.limits,
@@ -113,16 +166,27 @@ impl Server {
             pool: Arc::new(Pool::new(LARGE_BUFFERS)),
             stop,
             cut_short: AtomicUsize::new(0),
+            key_log,
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
         };
-        let bound = config.listeners.iter().map(|listener| bind(listener, &config.timeouts)).collect::<Result<_, _>>()?;
+        let bound = config.listeners.iter().map(|listener| bind(listener, &house)).collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
     }
 
-    /// Each bound address with its upstream and what connects to it.
-    pub fn routes(&self) -> impl Iterator<Item = (SocketAddr, &Upstream, &Connector)> {
-        self.bound.iter().map(|(_, route)| (route.address, &*route.upstream, &route.connector))
+    /// Each bound listener.
+    pub fn served(&self) -> impl Iterator<Item = Served> {
+        self.bound.iter().map(|(_, route)| {
+            let terms = route.terms.load();
+            let (upstream, connector) = (Arc::clone(&terms.upstream), terms.connector.clone());
+            Served { address: route.address, tls: terms.tls, upstream, connector }
+        })
+    }
+
+    /// What exchanges certificates while the server runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader { routes: self.bound.iter().map(|(_, route)| Arc::clone(route)).collect(), house: Arc::clone(&self.house) }
     }
 
     /// Accepts clients until told to drain; then waits for the sessions, up to the limit or until told to close.
@@ -174,15 +238,15 @@ async fn accept(listener: TcpListener, route: Arc<Route>, house: Arc<House>, ses
     }
 }
 
-fn admit(client: TcpStream, address: SocketAddr, route: &Arc<Route>, house: &Arc<House>, sessions: &TaskTracker) {
-    let (route, house) = (Arc::clone(route), Arc::clone(house));
-    let refusal = if !route.allow_from.allows(address.ip()) {
+fn admit(client: TcpStream, address: SocketAddr, route: &Route, house: &Arc<House>, sessions: &TaskTracker) {
+    let (client, terms, house) = (Stream::new(client), route.terms.load_full(), Arc::clone(house));
+    let refusal = if !terms.allow_from.allows(address.ip()) {
         Refusal::NotAllowed
     } else if !house.store.accepts_sessions() {
         Refusal::NoTranscript
     } else if let Ok(permit) = Arc::clone(&house.permits).try_acquire_owned() {
         sessions.spawn(async move {
-            session::serve(client, address, &route, &house).await;
+            session::serve(client, address, &terms, &house).await;
             drop(permit);
         });
         return;
@@ -191,7 +255,7 @@ fn admit(client: TcpStream, address: SocketAddr, route: &Arc<Route>, house: &Arc
     };
     if let Ok(permit) = Arc::clone(&house.refusals).try_acquire_owned() {
         sessions.spawn(async move {
-            session::refuse(client, address, &route, &house, refusal).await;
+            session::refuse(client, address, &terms, &house, refusal).await;
             drop(permit);
         });
     }
@@ -213,14 +277,23 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, timeouts: &Timeouts) -> Result<(TcpListener, Arc<Route>), StartError> {
-    let upstream = Arc::clone(&listener.upstream);
-    let connector = Connector::new(&upstream, timeouts, None)
-        .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+fn bind(listener: &Listener, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
+    let mut terms = terms(listener, house)?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
-    let address = socket.local_addr().unwrap_or(listener.address);
-    let route = Route { address, upstream, connector, stls: listener.stls, allow_from: listener.allow_from.clone() };
+    terms.address = socket.local_addr().unwrap_or(listener.address);
+    let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
     Ok((socket, Arc::new(route)))
+}
+
+/// Reads what TLS takes on both hops.
+fn terms(listener: &Listener, house: &House) -> Result<Terms, StartError> {
+    let (address, upstream, key_log) = (listener.address, Arc::clone(&listener.upstream), house.key_log.as_ref());
+    let connector = Connector::new(&upstream, &house.timeouts, key_log)
+        .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+    let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
+    let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
+    let (stls, tls, demand, allow_from) = (listener.stls, listener.tls, listener.demand, listener.allow_from.clone());
+    Ok(Terms { address, upstream, connector, stls, tls, demand, acceptor, allow_from })
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.

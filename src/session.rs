@@ -1,80 +1,108 @@
 //! One client's life, from top to bottom.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+mod closing;
+mod secure;
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
-    net::TcpStream,
-    time::timeout,
-};
+use std::{net::SocketAddr, task::Poll};
+
+use tokio::io::Interest;
 
 use crate::{
-    config::{ApopPolicy, StlsPolicy, TlsMode, XclientPolicy},
-    net::{ConnectError, Connected, Origin},
-    policy::{Builtin, Settings},
+    config::TlsDemand,
+    config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsMode, XclientPolicy},
+    net::{ConnectError, Connected, Origin, Stream},
+    policy::{Builtin, ClientHop, Settings},
     pop3::Peer,
     record::{Recorder, schema},
-    relay::{Ending, HalfClose, Limit, Outcome, RecordFull, Recording, relay},
-    server::{House, Refusal, Route},
-    tap::{Tap, Violation, ViolationKind},
+    relay::{HalfClose, Outcome, RecordFull, Recording, relay},
+    server::{House, Refusal, Terms},
+    tap::Tap,
 };
 
-/// How long a last line of poptap's own may take to reach the client.
-const LINGER: Duration = Duration::from_secs(2);
-/// Octets that are read and thrown away meanwhile: closing with unread input would send a reset, which destroys the line.
-const LINGER_OCTETS: usize = 64 * 1024;
+use closing::{close, cut_off, cut_short, describe, ended, is_client_there, last_line, last_words, ungreeted};
+use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
-pub(crate) async fn serve(client: TcpStream, address: SocketAddr, route: &Route, house: &House) {
-    let recorder = open(address, route, house);
-    tracing::info!(session = recorder.id(), client = %address, upstream = %route.upstream.name, "session opened");
-    // Small lines must not wait for one another (Nagle); a socket that refuses the option is slower, no more.
-    let _ = client.set_nodelay(true);
-    let origin = Origin { client: address, listener: route.address, tls: None };
+pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, house: &House) {
+    let mut recorder = open(address, terms, house);
+    tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
+    let client = match (terms.tls, &terms.acceptor) {
+        (TlsMode::Implicit, Some(acceptor)) => {
+            let secured = tokio::select! {
+                secured = secure(client, acceptor, Mode::Implicit, house.timeouts.handshake, &mut recorder) => secured,
+                () = house.stop.close.cancelled() => Err(cut_short(house)),
+            };
+            match secured {
+                Ok((stream, tls)) => Client { stream, address, tls: Some(tls) },
+                Err(closed) => return close_unsecured(recorder, closed),
+            }
+        }
+        _ => Client { stream: client, address, tls: None },
+    };
     let connected = tokio::select! {
-        connected = route.connector.connect(&origin) => connected,
-        () = reset(&client) => return close(recorder, ended("client", "reset")),
+        connected = connect(&client, terms) => connected,
+        () = reset(&client.stream) => return close(recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return close(recorder, cut_short(house)),
     };
     match connected {
-        Ok(connected) => carry(client, connected, recorder, route, house).await,
-        Err(error) => give_up(client, &error, recorder).await,
+        Ok(connected) => Session { client, terms, house }.carry(connected, recorder).await,
+        Err(error) => give_up(client.stream, &error, recorder).await,
     }
 }
 
+/// The client's hop.
+struct Client {
+    stream: Stream,
+    address: SocketAddr,
+    tls: Option<schema::Tls>,
+}
+
+async fn connect(client: &Client, terms: &Terms) -> Result<Connected, ConnectError> {
+    let origin = Origin { client: client.address, listener: terms.address, tls: client.tls.clone() };
+    terms.connector.connect(&origin).await
+}
+
 /// Waits until the client resets its connection. An orderly end is none: it may have sent all that it has to say.
-async fn reset(client: &TcpStream) {
-    while client.ready(Interest::ERROR).await.is_ok_and(|ready| !ready.is_error()) {
+async fn reset(client: &Stream) {
+    while client.tcp().ready(Interest::ERROR).await.is_ok_and(|ready| !ready.is_error()) {
         tokio::task::yield_now().await;
     }
 }
 
 /// Turns a client away with one line.
-pub(crate) async fn refuse(client: TcpStream, address: SocketAddr, route: &Route, house: &House, refusal: Refusal) {
+pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, house: &House, refusal: Refusal) {
     let (reason, line) = match refusal {
         Refusal::NotAllowed => ("not-allowed", "-ERR [SYS/PERM] your address is not allowed here\r\n"),
         Refusal::TooMany => ("too-many-connections", "-ERR [SYS/TEMP] too many connections, try again later\r\n"),
         Refusal::NoTranscript => ("transcript-failing", "-ERR [SYS/TEMP] the transcript cannot be written, try again later\r\n"),
     };
-    tracing::warn!(client = %address, listener = %route.address, reason, "client refused");
-    let recorder = open(address, route, house);
-    last_words(client, line).await;
+    tracing::warn!(client = %address, listener = %terms.address, reason, "client refused");
+    let recorder = open(address, terms, house);
+    // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
+    last_words(client, if terms.tls == TlsMode::Implicit { "" } else { line }).await;
     close(recorder, ended("poptap", reason));
 }
 
-fn open(address: SocketAddr, route: &Route, house: &House) -> Recorder {
+fn open(address: SocketAddr, terms: &Terms, house: &House) -> Recorder {
     house.store.recorder(schema::Opened {
         client: address.to_string(),
-        listener: route.address.to_string(),
-        upstream: route.upstream.name.clone(),
+        listener: terms.address.to_string(),
+        upstream: terms.upstream.name.clone(),
         credentials_revealed: false,
     })
 }
 
-async fn give_up(client: TcpStream, error: &ConnectError, recorder: Recorder) {
+async fn give_up(client: Stream, error: &ConnectError, recorder: Recorder) {
     tracing::warn!(session = recorder.id(), "{}", error.detail());
     last_words(client, &error.client_line()).await;
     close(recorder, failed(error));
+}
+
+fn close_unsecured(recorder: Recorder, closed: schema::Closed) {
+    if let Some(detail) = &closed.detail {
+        tracing::warn!(session = recorder.id(), "{detail}");
+    }
+    close(recorder, closed);
 }
 
 fn failed(error: &ConnectError) -> schema::Closed {
@@ -82,161 +110,132 @@ fn failed(error: &ConnectError) -> schema::Closed {
     schema::Closed { detail: Some(error.detail()), ..ended(by, error.reason()) }
 }
 
-async fn carry(mut client: TcpStream, connected: Connected, mut recorder: Recorder, route: &Route, house: &House) {
-    if let Some(tls) = connected.tls {
-        recorder.tls(tls);
-    }
-    let mut upstream = connected.stream;
-    let filter = Builtin::new(settings(route));
-    let mut tap = Tap::new(recorder, filter, house.limits.outstanding, house.pool.clone());
-    tap.preload(&connected.received);
-    let outcome = tokio::select! {
-        outcome = relay(&mut client, &mut upstream, &mut tap, &house.timeouts, half_close(route)) => Some(outcome),
-        () = house.stop.close.cancelled() => None,
-    };
-    let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, route));
-    if let Some(error) = &ungreeted {
-        tracing::warn!(session = tap.observer().id(), "{}", error.detail());
-    }
-    let mut closed = match (&ungreeted, &outcome) {
-        (Some(error), _) => failed(error),
-        (None, Some(outcome)) => describe(outcome, tap.has_quit()),
-        (None, None) => cut_short(house),
-    };
-    // The server's side ends first: nothing of the client's may reach it any more.
-    drop(upstream);
-    (closed.client_octets, closed.client_undelivered) = tap.totals(Peer::Client);
-    (closed.upstream_octets, closed.upstream_undelivered) = tap.totals(Peer::Upstream);
-    let at_line_end = tap.output(Peer::Upstream).is_empty();
-    let line = ungreeted.as_ref().map(ConnectError::client_line).or_else(|| outcome.as_ref().and_then(last_line));
-    if outcome.as_ref().is_some_and(is_client_there) {
-        last_words(client, &line.filter(|_| at_line_end).unwrap_or_default()).await;
-    }
-    close(tap.into_observer(), closed);
+/// A client whose server has been reached.
+struct Session<'a> {
+    client: Client,
+    terms: &'a Terms,
+    house: &'a House,
 }
 
-fn settings(route: &Route) -> Settings {
-    let plain = route.upstream.tls == TlsMode::Plain;
-    Settings {
-        refuse_stls: !plain || route.stls == StlsPolicy::Refuse,
-        pass_xclient: route.upstream.xclient == XclientPolicy::Pass,
-        strip_apop: route.upstream.tls == TlsMode::Stls && route.upstream.apop == ApopPolicy::Strip,
-    }
-}
-
-fn half_close(route: &Route) -> HalfClose {
-    if route.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies }
-}
-
-fn close(recorder: Recorder, closed: schema::Closed) {
-    let id = recorder.id().to_owned();
-    let (reason, detail) = (closed.reason.clone(), closed.detail.clone());
-    let summary = recorder.close(closed);
-    // Most verdicts say it already.
-    let detail = detail.filter(|detail| !summary.verdict.contains(detail.as_str()));
-    tracing::info!(
-        session = id,
-        reason,
-        detail,
-        client_octets = summary.client_octets,
-        upstream_octets = summary.upstream_octets,
-        "session closed: {}",
-        summary.verdict
-    );
-}
-
-fn cut_short(house: &House) -> schema::Closed {
-    house.cut_short.fetch_add(1, Ordering::SeqCst);
-    ended("poptap", "shutdown")
-}
-
-fn ended(by: &str, reason: &str) -> schema::Closed {
-    schema::Closed { by: by.to_owned(), reason: reason.to_owned(), ..schema::Closed::default() }
-}
-
-/// Why there was no session, where the server was reached and did not greet.
-fn ungreeted(outcome: &Outcome, route: &Route) -> Option<ConnectError> {
-    match outcome {
-        Outcome::TimedOut(Limit::Greeting) => Some(route.connector.silent()),
-        Outcome::NoGreeting => Some(route.connector.left()),
-        _ => None,
-    }
-}
-
-fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
-    match outcome {
-        Outcome::Closed { by, .. } if quit => ended(name(*by), "quit"),
-        Outcome::Closed { by, how } => ended(name(*by), ending(*how)),
-        Outcome::NoGreeting => ended("upstream", "eof"),
-        Outcome::TimedOut(limit) => ended("poptap", expired(*limit)),
-        Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
-        Outcome::RecordFull => ended("poptap", "transcript-full"),
-    }
-}
-
-fn name(peer: Peer) -> &'static str {
-    match peer {
-        Peer::Client => "client",
-        Peer::Upstream => "upstream",
-    }
-}
-
-fn ending(how: Ending) -> &'static str {
-    match how {
-        Ending::Eof => "eof",
-        Ending::Truncated => "truncated",
-        Ending::Reset => "reset",
-    }
-}
-
-fn expired(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Greeting => "timeout-greeting",
-        Limit::Login => "timeout-login",
-        Limit::Idle => "timeout-idle",
-        Limit::HalfClosed => "timeout-half-closed",
-    }
-}
-
-fn blame(violation: Violation) -> String {
-    let whose = match violation.fault {
-        Peer::Client => "client's fault",
-        Peer::Upstream => "server's fault",
-    };
-    format!("{whose}: {}", violation.kind.describe().1)
-}
-
-/// Whether the client may still be reading: then a close with octets of its own unread would destroy the last ones to it.
-fn is_client_there(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::Closed { by: Peer::Client, how: Ending::Reset })
-}
-
-/// What the client is told last, where it can make something of it.
-fn last_line(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Violation(Violation { kind: ViolationKind::TlsOnPlainPort, .. }) => {
-            Some("-ERR [SYS/PERM] this port speaks plain POP3: turn encryption off in your client\r\n".to_owned())
+impl Session<'_> {
+    async fn carry(mut self, connected: Connected, mut recorder: Recorder) {
+        if let Some(tls) = connected.tls {
+            recorder.tls(tls);
         }
-        _ => None,
+        let filter = Builtin::new(self.settings());
+        let mut tap = Tap::new(recorder, filter, self.house.limits.outstanding, self.house.pool.clone());
+        tap.preload(&connected.received);
+        let mut upstream = connected.stream;
+        let mut outcome = self.relay(&mut upstream, &mut tap).await;
+        if matches!(outcome, Some(Outcome::StartTls)) {
+            match self.start_tls(upstream, &mut tap).await {
+                Ok((session, stream)) => (self, upstream) = (session, stream),
+                Err(closed) => return finish(tap, closed),
+            }
+            outcome = self.relay(&mut upstream, &mut tap).await;
+        }
+        // The server's side ends first: nothing of the client's may reach it any more.
+        drop(upstream);
+        self.end(outcome, tap).await;
     }
-}
 
-/// Sends a last line and closes so that it arrives: our end, then the client's octets up to a limit, then the close.
-async fn last_words(mut client: TcpStream, line: &str) {
-    let said = async {
-        client.write_all(line.as_bytes()).await?;
-        client.shutdown().await?;
-        let (mut thrown_away, mut octets) = (0, [0; 4096]);
-        while thrown_away < LINGER_OCTETS {
-            match client.read(&mut octets).await? {
-                0 => break,
-                count => thrown_away += count,
+    async fn relay(&mut self, upstream: &mut Stream, tap: &mut Tap<Recorder, Builtin>) -> Option<Outcome> {
+        let half_close = self.half_close();
+        tokio::select! {
+            outcome = relay(&mut self.client.stream, upstream, tap, &self.house.timeouts, half_close) => Some(outcome),
+            () = self.house.stop.close.cancelled() => None,
+        }
+    }
+
+    /// The client was told to begin. Its plain stream is consumed; what was known of the session is forgotten.
+    ///
+    /// Where the server is told of the client's hop, it is connected to anew: the first connection was said to be plain.
+    async fn start_tls(mut self, upstream: Stream, tap: &mut Tap<Recorder, Builtin>) -> Result<(Self, Stream), schema::Closed> {
+        let Some(acceptor) = &self.terms.acceptor else { return Err(ended("poptap", "tls-failed")) };
+        let (limit, recorder) = (self.house.timeouts.handshake, tap.observer());
+        let (stream, tls) = tokio::select! {
+            secured = secure(self.client.stream, acceptor, Mode::Stls, limit, recorder) => secured?,
+            () = self.house.stop.close.cancelled() => return Err(cut_short(self.house)),
+        };
+        self.client = Client { stream, tls: Some(tls), ..self.client };
+        if self.terms.upstream.proxy_protocol == ProxyProtocol::Off {
+            tap.secured(Builtin::new(self.settings()));
+            return Ok((self, upstream));
+        }
+        drop(upstream);
+        let connected = tokio::select! {
+            connected = connect(&self.client, self.terms) => connected,
+            () = self.house.stop.close.cancelled() => return Err(cut_short(self.house)),
+        };
+        match connected {
+            Ok(connected) => {
+                if let Some(tls) = connected.tls {
+                    tap.observer().tls(tls);
+                }
+                tap.secured_anew(Builtin::new(Settings { drop_greeting: true, ..self.settings() }));
+                tap.preload(&connected.received);
+                Ok((self, connected.stream))
+            }
+            Err(error) => {
+                last_words(self.client.stream, &error.client_line()).await;
+                Err(failed(&error))
             }
         }
-        std::io::Result::Ok(())
-    };
-    // A client that has gone, or does not read, misses its line.
-    let _ = timeout(LINGER, said).await;
+    }
+
+    async fn end(self, outcome: Option<Outcome>, tap: Tap<Recorder, Builtin>) {
+        let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, self.terms));
+        let closed = match (&ungreeted, &outcome) {
+            (Some(error), _) => failed(error),
+            (None, Some(outcome)) => describe(outcome, tap.has_quit()),
+            (None, None) => cut_short(self.house),
+        };
+        let own = outcome.as_ref().and_then(|outcome| last_line(outcome, self.terms)).unwrap_or_default();
+        let line = ungreeted.as_ref().map_or_else(|| own.to_owned(), ConnectError::client_line);
+        if outcome.as_ref().is_some_and(is_client_there) {
+            if tap.is_within_reply() {
+                cut_off(self.client.stream).await;
+            } else {
+                last_words(self.client.stream, &line).await;
+            }
+        }
+        finish(tap, closed);
+    }
+
+    fn settings(&self) -> Settings {
+        let (upstream, tls) = (&self.terms.upstream, self.client.tls.is_some());
+        let client = match self.terms.tls {
+            _ if tls => ClientHop::Tls,
+            TlsMode::Stls => ClientHop::Stls { required: self.terms.demand == TlsDemand::Required },
+            TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
+        };
+        // Its answer to the first connection's timestamp would not fit the second one's.
+        let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
+        Settings {
+            client,
+            upstream_tls: upstream.tls != TlsMode::Plain,
+            refuse_stls: self.terms.stls == StlsPolicy::Refuse,
+            pass_xclient: upstream.xclient == XclientPolicy::Pass,
+            strip_apop: upstream.tls == TlsMode::Stls && upstream.apop == ApopPolicy::Strip || will_reconnect,
+            drop_greeting: false,
+        }
+    }
+
+    fn half_close(&self) -> HalfClose {
+        if self.terms.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies }
+    }
+}
+
+/// Writes the end into the transcript and into the log.
+fn finish(mut tap: Tap<Recorder, Builtin>, mut closed: schema::Closed) {
+    if closed.reason != "quit"
+        && let Some(detail) = &closed.detail
+    {
+        tracing::warn!(session = tap.observer().id(), "{detail}");
+    }
+    (closed.client_octets, closed.client_undelivered) = tap.totals(Peer::Client);
+    (closed.upstream_octets, closed.upstream_undelivered) = tap.totals(Peer::Upstream);
+    close(tap.into_observer(), closed);
 }
 
 impl Recording for Recorder {
@@ -244,7 +243,7 @@ impl Recording for Recorder {
         Recorder::turn(self);
     }
 
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), RecordFull>> {
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), RecordFull>> {
         Recorder::poll_ready(self, context).map_err(|_full| RecordFull)
     }
 }

@@ -71,7 +71,7 @@ async fn one_session(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (server, store) = run::open(config, true, stop.clone())?;
     let address =
-        server.routes().next().map(|(address, ..)| address).ok_or_else(|| failed("find the proxy", "it is not bound"))?;
+        server.served().next().map(|served| served.address).ok_or_else(|| failed("find the proxy", "it is not bound"))?;
     let serving = tokio::spawn(server.run());
     let mailbox = Mailbox::sample();
     let client = TcpStream::connect(address).await.map_err(|error| failed("connect to the proxy", error))?;
@@ -88,8 +88,8 @@ async fn one_session(config: &Config) -> Result<(), Failure> {
 async fn stay(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (server, store) = run::open(config, true, stop.clone())?;
-    if let Some((address, ..)) = server.routes().next() {
-        say(&format!("\n{}\n", Invitation { address }));
+    if let Some(served) = server.served().next() {
+        say(&format!("\n{}\n", Invitation { address: served.address }));
     }
     let serving = tokio::spawn(server.run());
     ctrl_c().await.map_err(|error| failed("wait for Ctrl-C", error))?;

@@ -11,11 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, exit};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
-    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, Transcript, Upstream},
+    config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{LiveView, Loss, Store},
-    server::{Server, StartError, Stop},
+    server::{Served, Server, StartError, Stop},
     telemetry,
 };
 
@@ -151,27 +151,39 @@ pub(super) fn report(loss: Loss) {
 
 /// Says in the log what a terminal is told by [`introduce`].
 fn announce(server: &Server, config: &Config) {
-    for (address, upstream, _) in server.routes() {
-        tracing::info!(upstream = %upstream.name, "listening on {address}");
+    for Served { address, upstream, tls, .. } in server.served() {
+        tracing::info!(upstream = %upstream.name, tls = protection(tls), "listening on {address}");
     }
     tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
 }
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
 fn introduce(server: &Server, config: &Config) {
-    for (address, ..) in server.routes() {
-        say(&format!("{}\n", next_step(address)));
+    for served in server.served() {
+        say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for (_, upstream, connector) in server.routes() {
-        let (upstream, connector) = (upstream.clone(), connector.clone());
+    for Served { upstream, connector, .. } in server.served() {
         tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
     }
 }
 
-fn next_step(address: SocketAddr) -> String {
+fn protection(tls: TlsMode) -> &'static str {
+    match tls {
+        TlsMode::Plain => "none",
+        TlsMode::Implicit => "implicit",
+        TlsMode::Stls => "stls",
+    }
+}
+
+fn next_step(address: SocketAddr, tls: TlsMode) -> String {
     let host = if address.ip().is_unspecified() { "this host's address".to_owned() } else { address.ip().to_string() };
-    format!("set your client to {host}, port {}, no encryption", address.port())
+    let encryption = match tls {
+        TlsMode::Plain => "no encryption",
+        TlsMode::Implicit => "SSL/TLS",
+        TlsMode::Stls => "STARTTLS",
+    };
+    format!("set your client to {host}, port {}, {encryption}", address.port())
 }
 
 /// What the test of an upstream found.
@@ -300,7 +312,9 @@ mod tests {
             greeting: "+OK".to_owned(),
             xclient: false,
         };
-        assert_eq!(next_step("127.0.0.1:1110".parse().unwrap()), "set your client to 127.0.0.1, port 1110, no encryption");
+        let address = "127.0.0.1:1110".parse().unwrap();
+        assert_eq!(next_step(address, TlsMode::Plain), "set your client to 127.0.0.1, port 1110, no encryption");
+        assert_eq!(next_step(address, TlsMode::Stls), "set your client to 127.0.0.1, port 1110, STARTTLS");
         assert_eq!(findings(&upstream, Ok(&report)), "pop3s://pop.example.net answers at 192.0.2.1:995, without TLS\n");
         let tls = schema::Tls {
             hop: schema::Hop::Upstream,

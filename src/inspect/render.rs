@@ -169,6 +169,7 @@ fn decision(decision: &Decision) -> Line {
         "answer" => "answers it instead of the server",
         "remove-line" => "leaves a line out of the server's answer",
         "edit-line" => "changes a line of the server's",
+        "add-line" => "adds a line to the server's answer",
         "close" => "closes the session",
         other => other,
     };

@@ -1,21 +1,45 @@
-//! The built-in handling: STLS and its capability, XCLIENT, the APOP timestamp, TLS on a plain port. It refuses nothing else.
+//! The built-in handling: STLS, capabilities that are true for the client's hop, logins that have to wait for TLS, XCLIENT,
+//! the APOP timestamp, peers that speak something else. It refuses nothing else.
 
 use std::sync::Arc;
 
+use super::mechanisms::Mechanisms;
 use crate::{
-    pop3::{Capability, Command, Keyword, Peer, apop_timestamp},
-    tap::{Context, Edit, Filter, Hold, Verdict, Violation, ViolationKind},
+    pop3::{Capability, Command, Keyword, Peer, Stage, apop_timestamp},
+    tap::{Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Verdict, Violation, ViolationKind},
 };
 
-/// What the built-in handling does in one session.
+/// What the built-in handling does in one session, or in the part of it before or after the client's STLS.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Answer STLS with `-ERR` and leave it out of CAPA; otherwise it is forwarded.
+    /// How the client's hop is protected.
+    pub client: ClientHop,
+    /// Whether the server's hop is inside TLS.
+    pub upstream_tls: bool,
+    /// On a plain hop: answer STLS with `-ERR` and leave it out of CAPA. Otherwise it is forwarded, unless the server's hop is
+    /// inside TLS.
     pub refuse_stls: bool,
     /// Forward XCLIENT and XOIP whatever the greeting says.
     pub pass_xclient: bool,
     /// Remove the APOP timestamp from the greeting.
     pub strip_apop: bool,
+    /// Leave out the greeting: the client has had one, from an earlier connection to the server.
+    pub drop_greeting: bool,
+}
+
+/// How the client's hop is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientHop {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// Not yet: STLS is offered.
+    Stls {
+        /// Whether logins have to wait for it.
+        required: bool,
+    },
+    /// By TLS.
+    Tls,
 }
 
 /// The filter that every session has.
@@ -24,18 +48,55 @@ pub struct Builtin {
     settings: Settings,
     /// Whether the server believes XCLIENT, as its greeting says; until then, that it may.
     xclient_believed: bool,
+    /// Whether the server has been sent anything that may be a login or a part of one. It keeps such a name across STLS.
+    login_begun: bool,
+    /// Whether STLS stands in the CAPA reply that is passing.
+    stls_listed: bool,
+    mechanisms: Mechanisms,
 }
+
+type Refusal = (&'static [u8], &'static str);
 
 impl Builtin {
     /// The handling of one session.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, xclient_believed: true }
+        let beside_tls = settings.client != ClientHop::Plain;
+        let mechanisms = Mechanisms {
+            no_plus: beside_tls || settings.upstream_tls,
+            no_external: beside_tls,
+            no_bindable: settings.client == ClientHop::Tls && settings.upstream_tls,
+            plus_offered: None,
+        };
+        Self { settings, xclient_believed: true, login_begun: false, stls_listed: false, mechanisms }
     }
 
-    fn refuses(&self, keyword: Keyword) -> Option<(&'static [u8], &'static str)> {
+    /// Whether the client may start TLS with us now.
+    fn offers_stls(&self, stage: Stage) -> bool {
+        matches!(self.settings.client, ClientHop::Stls { .. }) && !self.login_begun && stage == Stage::Authorization
+    }
+
+    fn requires_tls(&self) -> bool {
+        self.settings.client == ClientHop::Stls { required: true }
+    }
+
+    /// Whether every line has to be judged: as long as STLS is possible, or logins have to wait for it.
+    fn watches_all(&self) -> bool {
+        self.requires_tls() || matches!(self.settings.client, ClientHop::Stls { .. }) && !self.login_begun
+    }
+
+    fn passes_stls(&self) -> bool {
+        self.settings.client == ClientHop::Plain && !self.settings.upstream_tls && !self.settings.refuse_stls
+    }
+
+    /// Whether listings of capabilities and mechanisms are edited at all.
+    fn edits_listings(&self) -> bool {
+        !self.passes_stls()
+    }
+
+    fn refuses(&self, keyword: Keyword) -> Option<Refusal> {
         match keyword {
-            Keyword::Stls if self.settings.refuse_stls => Some((STLS_REFUSED, "stls-refuse")),
+            Keyword::Stls if !self.passes_stls() => Some((self.stls_refusal(), "stls-refuse")),
             Keyword::Xclient | Keyword::Xoip if self.xclient_believed && !self.settings.pass_xclient => {
                 Some((XCLIENT_REFUSED, "xclient-refuse"))
             }
@@ -43,63 +104,183 @@ impl Builtin {
         }
     }
 
+    fn stls_refusal(&self) -> &'static [u8] {
+        match self.settings.client {
+            ClientHop::Plain => STLS_REFUSED,
+            ClientHop::Stls { .. } => STLS_TOO_LATE,
+            ClientHop::Tls => STLS_INSIDE_TLS,
+        }
+    }
+
     fn wants(&self, keyword: Keyword) -> bool {
-        self.refuses(keyword).is_some() || keyword == Keyword::Capa && self.settings.refuse_stls
-    }
-}
-
-const STLS_REFUSED: &[u8] = b"-ERR STLS is not available here\r\n";
-const XCLIENT_REFUSED: &[u8] = b"-ERR not available here\r\n";
-/// The keywords that [`Builtin::refuses`] or edits may want.
-const KEYWORDS: [(Keyword, &[u8]); 4] =
-    [(Keyword::Stls, b"STLS"), (Keyword::Capa, b"CAPA"), (Keyword::Xclient, b"XCLIENT"), (Keyword::Xoip, b"XOIP")];
-/// The start of a TLS handshake record (RFC 8446 §5.1).
-const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
-
-impl Filter for Builtin {
-    fn hold(&self, beginning: &[u8], first: bool) -> Hold {
-        if first && beginning.first() == Some(&CLIENT_HELLO[0]) {
-            return match beginning.get(1) {
-                None => Hold::More,
-                Some(&second) if second == CLIENT_HELLO[1] => Hold::Decide,
-                Some(_) => Hold::Stream,
-            };
-        }
-        let text = beginning.strip_suffix(b"\n").unwrap_or(beginning);
-        let word = Command::parse(text).word;
-        let complete = text.len() < beginning.len() || text.trim_ascii_start().len() > word.len();
-        let could_be = |name: &[u8]| word.len() <= name.len() && name[..word.len()].eq_ignore_ascii_case(word);
-        match KEYWORDS.iter().find(|(keyword, name)| self.wants(*keyword) && could_be(name)) {
-            Some((_, name)) if word.len() == name.len() || !complete => Hold::More,
-            _ => Hold::Stream,
-        }
+        self.refuses(keyword).is_some() || matches!(keyword, Keyword::Capa | Keyword::Auth) && self.edits_listings()
     }
 
-    fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
-        if context.first && command.word.starts_with(&CLIENT_HELLO) {
-            return Verdict::Close(Violation { fault: Peer::Client, kind: ViolationKind::TlsOnPlainPort });
+    fn stls(&self, command: &Command<'_>, stage: Stage) -> Verdict {
+        if !self.offers_stls(stage) {
+            return self.judge(command);
         }
+        if command.has_argument() || is_irregular(command) {
+            return answer((STLS_WITH_ARGUMENT, "stls-refuse"));
+        }
+        Verdict::StartTls { text: Arc::from(STLS_AGREED), rule: "stls-start" }
+    }
+
+    fn judge(&self, command: &Command<'_>) -> Verdict {
         match self.refuses(command.keyword) {
-            Some((text, rule)) => Verdict::Answer { text: Arc::from(text), rule },
-            None if self.wants(command.keyword) => Verdict::ForwardAndEdit,
+            Some(refusal) => answer(refusal),
+            None if self.edits_reply_to(command) => Verdict::ForwardAndEdit,
             None => Verdict::Forward,
         }
     }
 
-    fn greeting(&mut self, line: &[u8]) -> bool {
-        self.xclient_believed = line.to_ascii_uppercase().windows(9).any(|window| window == b"[XCLIENT]");
-        self.settings.strip_apop && apop_timestamp(line).is_some()
+    fn edits_reply_to(&self, command: &Command<'_>) -> bool {
+        let lists = command.keyword == Keyword::Capa || command.keyword == Keyword::Auth && !command.has_argument();
+        lists && self.edits_listings()
     }
 
-    fn response_line(&mut self, keyword: Option<Keyword>, line: &[u8]) -> Edit {
-        match keyword {
-            None => without_timestamps(line).map_or(Edit::Keep, |text| Edit::Replace { text, rule: "apop-strip" }),
-            Some(Keyword::Capa) if self.settings.refuse_stls && Capability::parse(line).is("STLS") => {
-                Edit::Remove { rule: "stls-capability" }
+    fn capability(&mut self, line: &[u8], stage: Stage) -> Edit {
+        let capability = Capability::parse(line);
+        if capability.is("STLS") {
+            if self.offers_stls(stage) && !self.stls_listed {
+                self.stls_listed = true;
+                return Edit::Keep;
             }
+            return Edit::Remove { rule: "stls-capability" };
+        }
+        if self.requires_tls() && (capability.is("USER") || capability.is("SASL")) {
+            return Edit::Remove { rule: LOGIN_NEEDS_TLS };
+        }
+        if !capability.is("SASL") {
+            return Edit::Keep;
+        }
+        match self.mechanisms.edit(line) {
+            None => Edit::Keep,
+            Some(text) if text.is_empty() => Edit::Remove { rule: MECHANISMS },
+            Some(text) => Edit::Replace { text, rule: MECHANISMS },
+        }
+    }
+
+    fn greeting_line(&self, line: &[u8]) -> Edit {
+        if self.settings.drop_greeting {
+            return Edit::Remove { rule: "second-greeting" };
+        }
+        without_timestamps(line).map_or(Edit::Keep, |text| Edit::Replace { text, rule: "apop-strip" })
+    }
+}
+
+const STLS_AGREED: &[u8] = b"+OK begin TLS now\r\n";
+const STLS_REFUSED: &[u8] = b"-ERR STLS is not available here\r\n";
+const STLS_TOO_LATE: &[u8] = b"-ERR STLS has to come before any login\r\n";
+const STLS_INSIDE_TLS: &[u8] = b"-ERR TLS is active already\r\n";
+const STLS_WITH_ARGUMENT: &[u8] = b"-ERR STLS takes no argument\r\n";
+const TLS_FIRST: &[u8] = b"-ERR [SYS/PERM] no login without encryption: turn on STLS (STARTTLS) in your client\r\n";
+const XCLIENT_REFUSED: &[u8] = b"-ERR not available here\r\n";
+const LOGIN_NEEDS_TLS: &str = "login-needs-tls";
+const MECHANISMS: &str = "sasl-mechanisms";
+/// The keywords that [`Builtin::wants`] may name.
+const KEYWORDS: [(Keyword, &[u8]); 5] = [
+    (Keyword::Stls, b"STLS"),
+    (Keyword::Capa, b"CAPA"),
+    (Keyword::Auth, b"AUTH"),
+    (Keyword::Xclient, b"XCLIENT"),
+    (Keyword::Xoip, b"XOIP"),
+];
+/// The start of a TLS handshake record (RFC 8446 §5.1).
+const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
+/// The methods of HTTP (RFC 9110 §9.3, RFC 5789), and the word that HTTP/2 begins with (RFC 9113 §3.4).
+const HTTP_METHODS: [&[u8]; 10] =
+    [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI"];
+
+impl Filter for Builtin {
+    fn hold(&self, beginning: &[u8], first: bool) -> Hold {
+        if first && beginning.first() == Some(&CLIENT_HELLO[0]) {
+            match beginning.get(1) {
+                None => return Hold::More,
+                Some(&second) if second == CLIENT_HELLO[1] => return Hold::Decide,
+                Some(_) => {}
+            }
+        }
+        if self.watches_all() {
+            return Hold::More;
+        }
+        let text = beginning.strip_suffix(b"\n").unwrap_or(beginning);
+        let word = Command::parse(text).word;
+        let complete = text.len() < beginning.len() || text.trim_ascii_start().len() > word.len();
+        let may_be = |name: &[u8]| {
+            let begins = word.len() <= name.len() && name[..word.len()].eq_ignore_ascii_case(word);
+            begins && (word.len() == name.len() || !complete)
+        };
+        let wanted = KEYWORDS.iter().any(|&(keyword, name)| self.wants(keyword) && may_be(name));
+        let http = first && text.len() < REMEMBERED && HTTP_METHODS.into_iter().any(may_be);
+        if wanted || http { Hold::More } else { Hold::Stream }
+    }
+
+    fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
+        if let Some(kind) = context.first.then(|| foreign(command)).flatten() {
+            return Verdict::Close(Violation { fault: Peer::Client, kind });
+        }
+        if command.keyword == Keyword::Stls {
+            return self.stls(command, context.stage);
+        }
+        if begins_login(command) {
+            if self.requires_tls() {
+                return answer((TLS_FIRST, LOGIN_NEEDS_TLS));
+            }
+            self.login_begun |= is_irregular(command) || !self.edits_reply_to(command);
+        }
+        self.judge(command)
+    }
+
+    fn greeting(&mut self, line: &[u8]) -> bool {
+        self.xclient_believed = line.to_ascii_uppercase().windows(9).any(|window| window == b"[XCLIENT]");
+        self.settings.drop_greeting || self.settings.strip_apop && apop_timestamp(line).is_some()
+    }
+
+    fn response_line(&mut self, reply: Replying, line: &[u8]) -> Edit {
+        match reply.keyword {
+            None => self.greeting_line(line),
+            Some(Keyword::Capa) => self.capability(line, reply.stage),
+            Some(Keyword::Auth) if self.mechanisms.drops_line(line) => Edit::Remove { rule: MECHANISMS },
             Some(_) => Edit::Keep,
         }
     }
+
+    fn last_line(&mut self, reply: Replying) -> Option<Addition> {
+        let listed = std::mem::take(&mut self.stls_listed);
+        let lacks = reply.keyword == Some(Keyword::Capa) && self.offers_stls(reply.stage) && !listed;
+        lacks.then(|| Addition { text: Arc::from(&b"STLS\r\n"[..]), rule: "stls-capability" })
+    }
+
+    fn bears_opaque(&self) -> bool {
+        !self.requires_tls()
+    }
+}
+
+fn answer((text, rule): Refusal) -> Verdict {
+    Verdict::Answer { text: Arc::from(text), rule }
+}
+
+/// Whether a command is, or may be for some server, the beginning of a login. A bare AUTH asks for the mechanisms.
+fn begins_login(command: &Command<'_>) -> bool {
+    matches!(command.keyword, Keyword::User | Keyword::Pass | Keyword::Apop | Keyword::Auth | Keyword::Rpop)
+        || is_irregular(command)
+}
+
+/// Whether servers differ on what the line says: they cut it or glue it at a NUL or bare CR, or take its tail for a command.
+fn is_irregular(command: &Command<'_>) -> bool {
+    let line = command.line.strip_suffix(b"\r").unwrap_or(command.line);
+    line.len() >= REMEMBERED - 2 || memchr::memchr2(0, b'\r', line).is_some()
+}
+
+/// What a session's first line is, if it is not POP3.
+fn foreign(command: &Command<'_>) -> Option<ViolationKind> {
+    if command.word.starts_with(&CLIENT_HELLO) {
+        return Some(ViolationKind::TlsOnPlainPort);
+    }
+    let method = HTTP_METHODS.iter().any(|method| command.word.eq_ignore_ascii_case(method));
+    let version = command.arguments().last().is_some_and(|word| word.starts_with(b"HTTP/"));
+    (method && version).then_some(ViolationKind::HttpRequest)
 }
 
 /// The greeting without anything that a client could take for a timestamp, and without the blank before it.
@@ -115,62 +296,4 @@ fn without_timestamps(line: &[u8]) -> Option<Arc<[u8]>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pop3::Stage;
-
-    fn refusing() -> Builtin {
-        Builtin::new(Settings { refuse_stls: true, strip_apop: true, ..Settings::default() })
-    }
-
-    #[test]
-    fn holds_only_what_may_become_of_interest() {
-        let filter = refusing();
-        for (beginning, expected) in [
-            (&b"S"[..], Hold::More),
-            (b" \tst", Hold::More),
-            (b"STLS", Hold::More),
-            (b"STLS ", Hold::More),
-            (b"STLS\n", Hold::More),
-            (b"\r\n", Hold::Stream),
-            (b"STLSX", Hold::Stream),
-            (b"STA", Hold::Stream),
-            (b"ST A", Hold::Stream),
-            (b"CAPA", Hold::More),
-            (b"XCLI", Hold::More),
-            (b"xoip\t", Hold::More),
-            (b"R", Hold::Stream),
-            (b"\x16", Hold::Stream),
-        ] {
-            assert_eq!(filter.hold(beginning, false), expected, "{}", beginning.escape_ascii());
-        }
-        assert_eq!(filter.hold(b"\x16", true), Hold::More);
-        assert_eq!(filter.hold(b"\x16\x03", true), Hold::Decide);
-        assert_eq!(filter.hold(b"\x16A", true), Hold::Stream);
-        assert_eq!(Builtin::new(Settings::default()).hold(b"STLS", false), Hold::Stream);
-    }
-
-    #[test]
-    fn xclient_is_refused_until_the_greeting_says_that_nobody_would_believe_it() {
-        let context = Context { stage: Stage::Authorization, first: true };
-        let xclient = Command::parse(b"XCLIENT ADDR=192.0.2.1");
-        for (greeting, refused) in [(&b"+OK [XCLIENT] Dovecot ready."[..], true), (b"+OK Dovecot ready.", false)] {
-            let mut filter = Builtin::new(Settings::default());
-            assert!(matches!(filter.command(&xclient, context), Verdict::Answer { .. }));
-            filter.greeting(greeting);
-            assert_eq!(matches!(filter.command(&xclient, context), Verdict::Answer { .. }), refused);
-        }
-    }
-
-    #[test]
-    fn every_timestamp_goes() {
-        for (greeting, expected) in [
-            (&b"+OK ready <1.2@host>\r\n"[..], Some(&b"+OK ready\r\n"[..])),
-            (b"+OK <1@a> then <2@b> ready\r\n", Some(b"+OK then ready\r\n")),
-            (b"+OK <x<1@a>@b>\r\n", Some(b"+OK\r\n")),
-            (b"+OK ready\r\n", None),
-        ] {
-            assert_eq!(without_timestamps(greeting).as_deref(), expected, "{}", greeting.escape_ascii());
-        }
-    }
-}
+mod tests;

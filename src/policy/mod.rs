@@ -1,5 +1,6 @@
 //! What poptap refuses or edits.
 
 mod builtin;
+mod mechanisms;
 
-pub use builtin::{Builtin, Settings};
+pub use builtin::{Builtin, ClientHop, Settings};

@@ -45,6 +45,12 @@ impl Body {
         self.octets
     }
 
+    /// Whether `line`, which comes next, is the terminator.
+    #[must_use]
+    pub fn ends_with(&self, line: &[u8]) -> bool {
+        self.state == State::LineStart && (line == b".\r\n" || self.lf_ends && line == b".\n")
+    }
+
     /// Deals with the next piece of `input`, which must not be empty; call again with what it leaves.
     ///
     /// A step may consume nothing and still get on: a withheld CR turns out to be content.

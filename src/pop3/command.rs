@@ -102,6 +102,8 @@ impl Keyword {
 pub struct Command<'a> {
     /// Its keyword.
     pub keyword: Keyword,
+    /// The line as written, without its line end; only its beginning where it is long.
+    pub line: &'a [u8],
     /// Its first word as written.
     pub word: &'a [u8],
     /// What follows the one octet behind the keyword, as written: for PASS this is the password, inner and trailing blanks included.
@@ -114,12 +116,13 @@ impl<'a> Command<'a> {
     /// Servers skip leading blanks (Courier, Mailutils), take a tab for a space (Courier, Cyrus, Mailutils), and end the keyword
     /// at a NUL (Dovecot, Cyrus) or at a bare CR (Courier): so does this.
     #[must_use]
-    pub fn parse(line: &'a [u8]) -> Self {
+    pub fn parse(whole: &'a [u8]) -> Self {
+        let line = whole;
         let start = line.iter().position(|octet| !matches!(octet, b' ' | b'\t')).unwrap_or(line.len());
         let line = &line[start..];
         let end = line.iter().position(|octet| matches!(octet, b' ' | b'\t' | b'\r' | 0)).unwrap_or(line.len());
         let (word, rest) = (&line[..end], line.get(end + 1..).unwrap_or_default());
-        Self { keyword: Keyword::parse(word), word, rest }
+        Self { keyword: Keyword::parse(word), line: whole, word, rest }
     }
 
     /// Whether there is an argument: any octet behind the keyword that is not white space.

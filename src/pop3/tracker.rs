@@ -45,6 +45,10 @@ enum Mode {
     StlsReply,
     /// The client's TLS handshake, agreed on by the server.
     Handshake,
+    /// The turn of the reply with which an STLS is agreed to on this hop alone.
+    HandoverReply,
+    /// The client's TLS handshake with us: that reply has its place.
+    Handover,
     /// A message from the client, behind XTND XMIT.
     ClientData(Ordinal),
     /// Nothing that is understood.
@@ -69,6 +73,15 @@ enum Kind {
     Xmit,
     /// Never sent to the server: this is its reply.
     Local(Arc<[u8]>),
+    /// An STLS that is agreed to with this reply; never sent to the server.
+    Handover(Arc<[u8]>),
+}
+
+impl Pending {
+    /// Whether its reply is ours.
+    fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Local(_) | Kind::Handover(_))
+    }
 }
 
 /// A multi-line reply whose body is being received.
@@ -80,6 +93,8 @@ pub struct Receiving {
     pub keyword: Keyword,
     /// Whether the filter wants its lines.
     pub edit: bool,
+    /// Whether the filter was asked what to add behind the last line.
+    pub added: bool,
     /// The scanner.
     pub body: Body,
 }
@@ -114,6 +129,8 @@ pub enum ServerExpects {
     Body,
     /// Nothing, until the client's handshake has begun.
     Nothing,
+    /// Whatever it is, it has to wait until TLS stands on the client's hop.
+    Held,
     /// Anything; nobody can tell.
     Anything,
 }
@@ -228,7 +245,7 @@ impl Tracker {
     pub fn client_expects(&self) -> ClientExpects {
         match (self.mode, self.auth) {
             (Mode::Opaque, _) => ClientExpects::Anything,
-            (Mode::StlsReply, _) => ClientExpects::Nothing,
+            (Mode::StlsReply | Mode::HandoverReply | Mode::Handover, _) => ClientExpects::Nothing,
             (Mode::Handshake, _) => ClientExpects::Handshake,
             (Mode::ClientData(n), _) => ClientExpects::Data(n),
             (Mode::Lines, Some(auth)) if self.responses_due > 0 => ClientExpects::SaslResponse(auth),
@@ -243,6 +260,7 @@ impl Tracker {
         match self.mode {
             Mode::Opaque => ServerExpects::Anything,
             Mode::Handshake => ServerExpects::Nothing,
+            Mode::Handover => ServerExpects::Held,
             _ if self.body.is_some() => ServerExpects::Body,
             _ if self.greeted => ServerExpects::Status,
             _ => ServerExpects::Greeting,
@@ -264,6 +282,33 @@ impl Tracker {
         self.last += 1;
         self.pending.push_back(Pending { n: self.last, keyword, shape: Shape::SingleLine, kind: Kind::Local(text) });
         self.last
+    }
+
+    /// An STLS was agreed to on this hop alone; `text` is its reply, to be sent in its turn. Nothing of the client's may follow it.
+    pub fn agree_to_stls(&mut self, text: Arc<[u8]>) -> Ordinal {
+        self.last += 1;
+        let kind = Kind::Handover(text);
+        self.pending.push_back(Pending { n: self.last, keyword: Keyword::Stls, shape: Shape::SingleLine, kind });
+        self.mode = Mode::HandoverReply;
+        self.last
+    }
+
+    /// TLS stands on the client's hop: a new session begins, except that its greeting has been given and lines are numbered on.
+    /// `greeted` is false where another connection to the server was made for it.
+    pub fn secured(&mut self, greeted: bool) {
+        *self = Self { greeted, last: self.last, ..Self::new(self.cap) };
+    }
+
+    /// Whether an STLS was agreed to on this hop, so that the client is not to be read until TLS stands.
+    #[must_use]
+    pub fn holds_client(&self) -> bool {
+        matches!(self.mode, Mode::HandoverReply | Mode::Handover)
+    }
+
+    /// Whether the client's handshake with us is due.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.mode == Mode::Handover
     }
 
     /// A line was forwarded while an AUTH is unsettled.
@@ -310,7 +355,13 @@ impl Tracker {
     /// Whether it is a local reply's turn: all that was asked before it is answered.
     #[must_use]
     pub fn has_local_next(&self) -> bool {
-        self.greeted && self.body.is_none() && matches!(self.pending.front(), Some(Pending { kind: Kind::Local(_), .. }))
+        self.greeted && self.body.is_none() && self.pending.front().is_some_and(Pending::is_local)
+    }
+
+    /// Whether it is the turn of the reply that agrees to an STLS on this hop.
+    #[must_use]
+    pub fn has_handover_next(&self) -> bool {
+        self.has_local_next() && matches!(self.pending.front(), Some(Pending { kind: Kind::Handover(_), .. }))
     }
 
     /// Takes the local reply whose turn it is.
@@ -320,6 +371,10 @@ impl Tracker {
         }
         match self.pending.pop_front() {
             Some(Pending { n, kind: Kind::Local(text), .. }) => Some((n, text)),
+            Some(Pending { n, kind: Kind::Handover(text), .. }) => {
+                self.mode = Mode::Handover;
+                Some((n, text))
+            }
             _ => None,
         }
     }
@@ -369,7 +424,7 @@ impl Tracker {
 
     /// The client's handshake has begun, or pairing was lost otherwise. Returns how many local replies were never sent.
     pub fn go_opaque(&mut self) -> usize {
-        let dropped = self.pending.iter().filter(|pending| matches!(pending.kind, Kind::Local(_))).count();
+        let dropped = self.pending.iter().filter(|pending| pending.is_local()).count();
         self.pending = VecDeque::new();
         self.doubtful = VecDeque::new();
         (self.auth, self.body, self.mode, self.greeted) = (None, None, Mode::Opaque, true);
@@ -385,7 +440,7 @@ impl Tracker {
     /// Whether nothing that was sent to the server stands behind the head.
     fn is_head_alone(&self) -> bool {
         let irregular = matches!(self.pending.front(), Some(Pending { kind: Kind::Forwarded { irregular: true, .. }, .. }));
-        irregular && self.pending.iter().skip(1).all(|pending| matches!(pending.kind, Kind::Local(_)))
+        irregular && self.pending.iter().skip(1).all(Pending::is_local)
     }
 
     fn unsolicited(&mut self, status: Option<Status>) -> Labelled {
@@ -427,7 +482,7 @@ impl Tracker {
         }
         if shape == Shape::MultiLine {
             let edit = matches!(head.kind, Kind::Forwarded { edit: true, .. });
-            self.body = Some(Receiving { n, keyword, edit, body: Body::new(end == LineEnd::Lf) });
+            self.body = Some(Receiving { n, keyword, edit, added: false, body: Body::new(end == LineEnd::Lf) });
         }
         Labelled::Reply { n, keyword, status, shape }
     }
@@ -441,7 +496,7 @@ impl Tracker {
     }
 
     fn stls_refused(&mut self) {
-        if !self.pending.iter().any(|pending| pending.keyword == Keyword::Stls && !matches!(pending.kind, Kind::Local(_))) {
+        if !self.pending.iter().any(|pending| pending.keyword == Keyword::Stls && !pending.is_local()) {
             self.mode = Mode::Lines;
         }
     }

@@ -38,6 +38,7 @@ fn name(action: Action) -> &'static str {
         Action::Answer => "answer",
         Action::RemoveLine => "remove-line",
         Action::EditLine => "edit-line",
+        Action::AddLine => "add-line",
         Action::Close => "close",
     }
 }

@@ -322,7 +322,7 @@ pub struct Decision {
     /// The command concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
-    /// `answer`, `remove-line`, `edit-line`, `close`.
+    /// `answer`, `remove-line`, `edit-line`, `add-line`, `close`.
     pub action: String,
     /// The rule that decided.
     pub rule: String,

@@ -17,8 +17,8 @@ pub(super) enum Fate {
     Command { edit: bool },
     /// It is forwarded as it comes, and is or may be a SASL response.
     Sasl { auth: u64 },
-    /// It is dropped, and this is its reply.
-    Answered { text: Arc<[u8]>, rule: &'static str },
+    /// It is dropped, and this is its reply; `stls` says that TLS starts behind that.
+    Answered { text: Arc<[u8]>, rule: &'static str, stls: bool },
 }
 
 /// The first octet of a TLS handshake record (RFC 8446 §5.1).
@@ -121,7 +121,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         match self.filter.command(&Command::parse(text), context) {
             Verdict::Forward => Some(Fate::Command { edit: false }),
             Verdict::ForwardAndEdit => Some(Fate::Command { edit: true }),
-            Verdict::Answer { text, rule } => Some(Fate::Answered { text, rule }),
+            Verdict::Answer { text, rule } => Some(Fate::Answered { text, rule, stls: false }),
+            Verdict::StartTls { text, rule } => Some(Fate::Answered { text, rule, stls: true }),
             Verdict::Close(violation) => {
                 self.violate(violation);
                 None
@@ -165,8 +166,8 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, fate: Fate, line: 
     let command = Command::parse(line.text);
     let (keyword, stage) = (command.keyword, tracker.stage());
     match fate {
-        Fate::Answered { text, rule } => {
-            let n = tracker.answer(keyword, text);
+        Fate::Answered { text, rule, stls } => {
+            let n = if stls { tracker.agree_to_stls(text) } else { tracker.answer(keyword, text) };
             observer.on(&Event::Command { n, keyword, line, stage, forwarded: false });
             observer.on(&Event::Decision { n: Some(n), action: Action::Answer, rule });
         }

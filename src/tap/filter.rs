@@ -21,8 +21,36 @@ pub trait Filter {
     /// The server's greeting, before any edit. The answer says whether it is to be edited: then [`Filter::response_line`] is asked.
     fn greeting(&mut self, line: &[u8]) -> bool;
 
-    /// What becomes of one line (its line end included) of a reply that it wants to edit. `keyword` is `None` for the greeting.
-    fn response_line(&mut self, keyword: Option<Keyword>, line: &[u8]) -> Edit;
+    /// What becomes of one line (its line end included) of a reply that it wants to edit.
+    fn response_line(&mut self, reply: Replying, line: &[u8]) -> Edit;
+
+    /// A line to put behind the last one of a reply that it wants to edit, before the terminator.
+    fn last_line(&mut self, _reply: Replying) -> Option<Addition> {
+        None
+    }
+
+    /// Whether the session may go on when it can no longer be understood: then nobody can refuse anything any more.
+    fn bears_opaque(&self) -> bool {
+        true
+    }
+}
+
+/// Which reply a line belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Replying {
+    /// The keyword of the command that is answered; `None` for the greeting.
+    pub keyword: Option<Keyword>,
+    /// The stage when the line passes.
+    pub stage: Stage,
+}
+
+/// A line of poptap's own in a reply of the server's.
+#[derive(Clone, Debug)]
+pub struct Addition {
+    /// The line, line end included.
+    pub text: Arc<[u8]>,
+    /// The rule that decided.
+    pub rule: &'static str,
 }
 
 /// What is known when a command is judged.
@@ -54,6 +82,13 @@ pub enum Verdict {
     ForwardAndEdit,
     /// It is not forwarded. This reply, line ends included, is sent in its turn.
     Answer {
+        /// The whole reply.
+        text: Arc<[u8]>,
+        /// The rule that decided.
+        rule: &'static str,
+    },
+    /// An STLS that is not forwarded: TLS starts on the client's hop alone, behind this reply, which is sent in its turn.
+    StartTls {
         /// The whole reply.
         text: Arc<[u8]>,
         /// The rule that decided.
@@ -99,7 +134,7 @@ impl Filter for Untouched {
         false
     }
 
-    fn response_line(&mut self, _keyword: Option<Keyword>, _line: &[u8]) -> Edit {
+    fn response_line(&mut self, _reply: Replying, _line: &[u8]) -> Edit {
         Edit::Keep
     }
 }

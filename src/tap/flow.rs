@@ -96,6 +96,12 @@ impl Flow {
         self.ended
     }
 
+    /// Another stream takes this one's place: what is not labelled is dropped, and it has not ended.
+    pub fn begin_anew(&mut self) {
+        self.skip(self.unlabelled().len());
+        self.ended = false;
+    }
+
     /// Puts octets in front of all that will be read: a greeting that was received before TLS.
     pub fn preload(&mut self, octets: &[u8], pool: &Arc<Pool>) {
         let space = self.space(pool);

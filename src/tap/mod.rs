@@ -10,7 +10,7 @@ mod flow;
 mod observe;
 mod upstream;
 
-pub use filter::{Context, Edit, Filter, Hold, Untouched, Verdict};
+pub use filter::{Addition, Context, Edit, Filter, Hold, Replying, Untouched, Verdict};
 pub use flow::{Flow, LARGE, Pool, SMALL};
 pub use observe::{Action, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
 
@@ -61,7 +61,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// Whether octets from `peer` are wanted. When not, it is to be left unread: that is all the back-pressure there is.
     #[must_use]
     pub fn wants_read(&self, peer: Peer) -> bool {
-        self.violation.is_none() && self.flow(peer).wants_read()
+        let held = peer == Peer::Client && self.tracker.holds_client();
+        self.violation.is_none() && !held && self.flow(peer).wants_read()
     }
 
     /// Room for octets from `peer`; not empty when they are wanted.
@@ -174,6 +175,36 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.tracker.awaits_server()
     }
 
+    /// Whether the client was told to start TLS, and has to be told all of it: then its handshake is due.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.tracker.is_handing_over() && self.upstream.is_drained()
+    }
+
+    /// TLS stands on the client's hop: all that was known is forgotten, and `filter` decides from here on. What the server
+    /// has sent meanwhile goes to the client inside TLS.
+    pub fn secured(&mut self, filter: F) {
+        self.filter = filter;
+        self.tracker.secured(true);
+        self.client_cut.clear();
+        self.fate = Fate::Open;
+    }
+
+    /// Like [`Tap::secured`], where the server's side is a new connection that is still to greet. What the old one has sent
+    /// and was not passed on is dropped.
+    pub fn secured_anew(&mut self, filter: F) {
+        self.secured(filter);
+        self.tracker.secured(false);
+        self.upstream_cut.clear();
+        self.upstream.begin_anew();
+    }
+
+    /// Whether the client has got the beginning of a line or a body, and the rest is still to come.
+    #[must_use]
+    pub fn is_within_reply(&self) -> bool {
+        !self.upstream.is_drained() || !self.upstream_cut.is_empty() || self.tracker.server_expects() == ServerExpects::Body
+    }
+
     /// Octets received from `peer`, and those of them that should have reached the other one and did not.
     #[must_use]
     pub fn totals(&self, peer: Peer) -> (u64, u64) {
@@ -227,6 +258,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn go_opaque(&mut self, reason: OpaqueReason) {
+        if !self.filter.bears_opaque() {
+            return self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::UnreadableBeforeTls });
+        }
         let dropped_replies = self.tracker.go_opaque();
         self.observer.on(&Event::Opaque { reason, dropped_replies });
         for (from, cut) in [(Peer::Client, &mut self.client_cut), (Peer::Upstream, &mut self.upstream_cut)] {

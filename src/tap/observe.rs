@@ -151,7 +151,7 @@ pub enum Event<'a> {
     Decision {
         /// The command concerned; `None` for the greeting.
         n: Option<Ordinal>,
-        /// What was done: `answer`, `remove-line`, `edit-line`, `close`.
+        /// What was done: `answer`, `remove-line`, `edit-line`, `add-line`, `close`.
         action: Action,
         /// The rule that decided, a short fixed name such as `stls-refuse`.
         rule: &'a str,
@@ -197,6 +197,8 @@ pub enum Action {
     RemoveLine,
     /// One line of a reply was changed.
     EditLine,
+    /// A line was added to a reply.
+    AddLine,
     /// The session was closed.
     Close,
 }
@@ -255,6 +257,12 @@ pub enum ViolationKind {
     PlaintextBehindStlsReply,
     /// A client began a TLS handshake where plain POP3 is spoken.
     TlsOnPlainPort,
+    /// A client sent an HTTP request: a browser, or whoever uses one against its owner.
+    HttpRequest,
+    /// A client spoke plain text where TLS begins with the first octet.
+    PlaintextOnTlsPort,
+    /// The session could no longer be understood while logins had to wait for TLS, so that nobody could have refused them.
+    UnreadableBeforeTls,
 }
 
 impl ViolationKind {
@@ -268,6 +276,11 @@ impl ViolationKind {
                 "it sent plain text behind its reply to STLS, where a TLS handshake had to follow",
             ),
             Self::TlsOnPlainPort => ("tls-on-plain-port", "it started TLS on a plain port"),
+            Self::HttpRequest => ("http-request", "it sent an HTTP request to a POP3 port"),
+            Self::PlaintextOnTlsPort => ("plaintext-on-tls-port", "it spoke plain text on a port for TLS"),
+            Self::UnreadableBeforeTls => {
+                ("unreadable-before-tls", "its replies could no longer be matched while logins had to wait for TLS")
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Labelling what the server sends, and putting local replies in their place.
 
-use super::{Action, Edit, Event, Filter, Line, Observer, OpaqueReason, Tap, Violation, ViolationKind, cut::whole};
+use super::{
+    Action, Addition, Edit, Event, Filter, Line, Observer, OpaqueReason, Replying, Tap, Violation, ViolationKind, cut::whole,
+};
 use crate::pop3::{Keyword, Labelled, Loss, Peer, ServerExpects, Tracker};
 
 impl<O: Observer, F: Filter> Tap<O, F> {
@@ -18,6 +20,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         match self.tracker.server_expects() {
             ServerExpects::Anything => self.carry(Peer::Upstream),
             ServerExpects::Nothing => self.unasked_behind_stls(),
+            ServerExpects::Held => false,
             ServerExpects::Body => self.body(),
             expected => self.status_line(expected == ServerExpects::Greeting),
         }
@@ -27,6 +30,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     fn place_local_reply(&mut self) -> bool {
         if !self.upstream_cut.is_empty() || !self.upstream.may_insert() {
             return false;
+        }
+        if self.tracker.has_handover_next() && !self.client.unlabelled().is_empty() {
+            self.violate(Violation { fault: Peer::Client, kind: ViolationKind::PlaintextBehindStls });
+            return true;
         }
         let Some((n, text)) = self.tracker.take_local() else { return false };
         self.observer.on(&Event::LocalReply { n, text: &text });
@@ -114,7 +121,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let octets = &self.upstream.unlabelled()[..count];
         let line = whole(octets, self.upstream.labelled());
         label(&mut self.tracker, &mut self.observer, line);
-        let edit = if self.filter.greeting(line.text) { self.filter.response_line(None, octets) } else { Edit::Keep };
+        let edit =
+            if self.filter.greeting(line.text) { self.filter.response_line(self.replying(None), octets) } else { Edit::Keep };
         self.apply(edit, None, count);
     }
 
@@ -137,17 +145,16 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     fn body(&mut self) -> bool {
         let Some(receiving) = self.tracker.receiving() else { return false };
+        let line = memchr::memchr(b'\n', self.upstream.unlabelled()).map(|at| at + 1);
+        if line.is_none() && (self.upstream.is_full() || self.upstream.is_ended()) {
+            receiving.edit = false;
+        }
         if !receiving.edit {
             return self.piece_of_body();
         }
-        let unlabelled = self.upstream.unlabelled();
-        match memchr::memchr(b'\n', unlabelled) {
-            Some(at) => self.line_of_body(at + 1),
-            None if self.upstream.is_full() || self.upstream.is_ended() => {
-                receiving.edit = false;
-                return self.piece_of_body();
-            }
-            None => return false,
+        let Some(count) = line else { return false };
+        if !self.add_last_line(count) {
+            self.line_of_body(count);
         }
         true
     }
@@ -167,9 +174,32 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             done += consumed;
             ended |= end;
         }
-        let edit =
-            if ended { Edit::Keep } else { self.filter.response_line(Some(keyword), &self.upstream.unlabelled()[..count]) };
+        let edit = if ended {
+            Edit::Keep
+        } else {
+            self.filter.response_line(self.replying(Some(keyword)), &self.upstream.unlabelled()[..count])
+        };
         self.apply(edit, Some(n), count);
+    }
+
+    /// Asks the filter, before the terminator passes, what else there is to say. Returns whether there was something.
+    fn add_last_line(&mut self, line: usize) -> bool {
+        let unlabelled = &self.upstream.unlabelled()[..line];
+        let Some(receiving) =
+            self.tracker.receiving().filter(|receiving| !receiving.added && receiving.body.ends_with(unlabelled))
+        else {
+            return false;
+        };
+        receiving.added = true;
+        let (n, keyword) = (receiving.n, receiving.keyword);
+        let Some(Addition { text, rule }) = self.filter.last_line(self.replying(Some(keyword))) else { return false };
+        self.observer.on(&Event::Decision { n: Some(n), action: Action::AddLine, rule });
+        self.upstream.insert(text);
+        true
+    }
+
+    fn replying(&self, keyword: Option<Keyword>) -> Replying {
+        Replying { keyword, stage: self.tracker.stage() }
     }
 
     fn step(&mut self, count: usize) -> Option<(usize, bool)> {

@@ -1,0 +1,81 @@
+//! Exchanging certificates, keys and trust while sessions go on.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::{Expiry, Reloader, Route, StartError, Terms, terms};
+use crate::config::Config;
+
+/// Why nothing was exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A file cannot be used.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A certificate that listeners would present has expired.
+    #[error("{} has expired on {}", expiry.what, expiry.not_after.date())]
+    Expired {
+        /// Which one.
+        expiry: Expiry,
+    },
+}
+
+impl Reloader {
+    /// Takes over what `config` says of TLS, upstreams and who may come. All of it, or nothing: a file that cannot be used
+    /// leaves everything as it is. Sessions keep what they began with.
+    ///
+    /// Returns what cannot be taken over while running: listeners that came or went.
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`], with what cannot be used.
+    pub fn reload(&self, config: &Config) -> Result<Vec<String>, ReloadError> {
+        let mut wanted: Vec<_> = config.listeners.iter().collect();
+        let (mut fresh, mut notes) = (Vec::new(), Vec::new());
+        for route in &self.routes {
+            let Some(at) = wanted.iter().position(|listener| listener.address == route.asked_for) else {
+                notes.push(format!("the listener {} is no longer configured, and stays until a restart", route.address));
+                continue;
+            };
+            let terms = terms(wanted.remove(at), &self.house)?;
+            fit(&terms)?;
+            fresh.push((route, terms));
+        }
+        notes.extend(
+            wanted.iter().map(|listener| format!("the listener {} is new, and has to wait for a restart", listener.address)),
+        );
+        for (route, terms) in fresh {
+            exchange(route, terms);
+        }
+        Ok(notes)
+    }
+
+    /// Every certificate that poptap presents to anybody, once, with its end.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let mut found: Vec<Expiry> = Vec::new();
+        for route in &self.routes {
+            for expiry in expiries(&route.terms.load()) {
+                if !found.contains(&expiry) {
+                    found.push(expiry);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn exchange(route: &Route, terms: Terms) {
+    route.terms.store(Arc::new(Terms { address: route.address, ..terms }));
+}
+
+fn fit(terms: &Terms) -> Result<(), ReloadError> {
+    let now = OffsetDateTime::now_utc();
+    let expired = expiries(terms).into_iter().find(|expiry| expiry.not_after < now);
+    expired.map_or(Ok(()), |expiry| Err(ReloadError::Expired { expiry }))
+}
+
+fn expiries(terms: &Terms) -> Vec<Expiry> {
+    terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default()
+}
