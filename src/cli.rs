@@ -27,6 +27,8 @@ Examples:
       listens on loopback only, requires STLS of the server, keeps the transcript in ./t
   poptap run pop3s://pop.example.net --listen :1110 --allow-from 192.0.2.0/24
       lets old clients of one network speak to a server that wants TLS
+  poptap run pop3://192.0.2.7 --listen pop3s://:995 --cert pop.pem --key pop.key
+      adds TLS in front of a server that has none
   poptap run --config /etc/poptap/poptap.toml";
 
 /// Watch POP3 sessions as they pass, unchanged, and keep a transcript that is safe to share.
@@ -104,14 +106,24 @@ pub struct RunArgs {
 
     /// Where to listen: `ADDR:PORT`, `PORT` for loopback, `:PORT` for all interfaces [default: 127.0.0.1:1110].
     ///
+    /// With `pop3s://` in front, clients speak TLS from the first octet; with `pop3+stls://` they may start it with STLS.
     /// May be given several times. Port 0 lets the system choose; the choice is printed. On addresses other than
-    /// loopback, say who may come with `--allow-from`: logins cross that network in clear.
+    /// loopback, say who may come with `--allow-from` where logins may cross that network in clear.
     #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenAddress>::new(), help_heading = "Client side")]
     pub listen: Vec<ListenAddress>,
     /// Who may connect besides this host: a network such as 192.0.2.0/24, or `any`; may be given several times.
     #[arg(long, value_name = "CIDR|any", value_parser = Argument::<Network>::new(), help_heading = "Client side")]
     pub allow_from: Vec<Network>,
-    /// What becomes of a client's STLS where the server's hop is plain [default: pass].
+    /// PEM file with the certificate for clients, and those that lead from it to its authority.
+    #[arg(long, value_name = "FILE", help_heading = "Client side")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with its private key [default: the certificate's file].
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Client side")]
+    pub key: Option<PathBuf>,
+    /// Where STLS is offered, refuse logins before it.
+    #[arg(long, help_heading = "Client side")]
+    pub require_tls: bool,
+    /// What becomes of a client's STLS where both hops are plain [default: pass].
     #[arg(long, value_name = "WHAT", help_heading = "Client side")]
     pub stls: Option<StlsPolicy>,
 
@@ -146,6 +158,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Transcript")]
     pub live: Live,
 
+    /// Write the secrets of every TLS connection to a file, so that Wireshark can decrypt a capture. Think twice.
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    pub keylog: Option<PathBuf>,
     /// A file for the log in place of standard error; its directory must exist.
     #[arg(long, value_name = "FILE", help_heading = "Log")]
     pub log_file: Option<PathBuf>,
@@ -240,12 +255,16 @@ mod tests {
     fn everything_of_run_is_read() {
         let arguments = "poptap -vv run pop3s://mail --listen 2110 --listen [::1]:0 --allow-from 192.0.2.0/24 --stls refuse --apop pass \
                          --xclient pass --upstream-ca ca.pem --transcript - --content lines:5 --reveal-credentials --live never \
-                         --log-file x.log --log-format json --config p.toml";
+                         --log-file x.log --log-format json --config p.toml --listen pop3s://:995 --cert c.pem --key c.key --require-tls \
+                         --keylog k.log";
         let cli = Cli::try_parse_from(arguments.split_whitespace()).unwrap();
         assert_eq!(cli.verbosity.level(), 2);
         let Command::Run(args) = cli.command else { panic!("run was asked for") };
         assert_eq!(args.url.unwrap().to_string(), "pop3s://mail");
-        assert_eq!(args.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:2110", "[::1]:0"]);
+        assert_eq!(
+            args.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:2110", "[::1]:0", "pop3s://[::]:995"]
+        );
         assert_eq!(args.content, Some(ContentPolicy::Lines(5)));
         assert_eq!(
             (args.stls, args.apop, args.xclient),

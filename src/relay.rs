@@ -21,7 +21,6 @@ use tokio::{
 
 use crate::{
     config::Timeouts,
-    net::Stream,
     pop3::{Peer, Stage},
     tap::{Filter, Observer, Tap, Violation},
 };
@@ -110,12 +109,7 @@ pub trait Hop: AsyncRead + AsyncWrite + Unpin {
 
 impl Hop for tokio::net::TcpStream {}
 impl Hop for tokio::io::DuplexStream {}
-
-impl Hop for Stream {
-    fn poll_cut(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_truncate(context)
-    }
-}
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Hop for tokio::io::Join<R, W> {}
 
 /// Relays until both streams have ended, one failed, or a limit expired.
 ///

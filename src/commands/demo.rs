@@ -58,7 +58,7 @@ fn configure(server: SocketAddr, folder: &Path) -> Result<Config, Failure> {
     let url = format!("pop3s://{server}").parse().map_err(|error| failed("name the demo's server", error))?;
     let args = RunArgs {
         url: Some(url),
-        listen: vec![ListenAddress("127.0.0.1:0".parse().map_err(|error| failed("name the demo's address", error))?)],
+        listen: vec!["127.0.0.1:0".parse::<ListenAddress>().map_err(|error| failed("name the demo's address", error))?],
         upstream_ca: Some(folder.join("ca.pem")),
         transcript: Some(folder.join("transcript")),
         ..RunArgs::default()

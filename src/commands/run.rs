@@ -50,7 +50,7 @@ fn beside_the_view(log: &Log) -> Log {
 /// Where the server is on this host, it sees every client of ours as a local one: plain logins that it refuses from elsewhere
 /// are then accepted.
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
-    let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback);
+    let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
     let local = remote.filter(|listener| is_on_this_host(&listener.upstream));
     local
         .map(|listener| {

@@ -46,11 +46,7 @@ impl FromStr for UpstreamUrl {
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.tls {
-            TlsMode::Plain => "pop3",
-            TlsMode::Implicit => "pop3s",
-            TlsMode::Stls => "pop3+stls",
-        };
+        let scheme = self.tls.scheme();
         if self.host.contains(':') {
             write!(out, "{scheme}://[{}]", self.host)?;
         } else {
@@ -60,42 +56,48 @@ impl fmt::Display for UpstreamUrl {
     }
 }
 
-/// Where to listen: `ADDR:PORT`, `[v6]:PORT`, `PORT` (loopback), `:PORT` (all interfaces), or `pop3://` and one of these.
+/// Where to listen: `ADDR:PORT`, `[v6]:PORT`, `PORT` (loopback), `:PORT` (all interfaces), behind `pop3s://` (TLS),
+/// `pop3+stls://` (STLS is offered), or `pop3://` or nothing (plain).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(
+pub struct ListenAddress {
+    /// How the clients' hop is protected.
+    pub tls: TlsMode,
     /// The address; `:PORT` is `[::]:PORT`, meant for both IPv6 and IPv4. Port 0 lets the system choose.
-    pub SocketAddr,
-);
+    pub address: SocketAddr,
+}
 
 impl ListenAddress {
     /// `127.0.0.1:1110`, where poptap listens when nothing else is said.
-    pub const DEFAULT: Self = Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1110));
+    pub const DEFAULT: Self = Self { tls: TlsMode::Plain, address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1110) };
 }
 
 impl FromStr for ListenAddress {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let (place, is_url) = match text.split_once("://") {
+        let (tls, place) = match text.split_once("://") {
             Some((scheme, rest)) => {
-                plain_only(scheme)?;
-                (rest.strip_suffix('/').unwrap_or(rest), true)
+                (scheme_mode(scheme).ok_or_else(|| unknown_scheme(scheme))?, rest.strip_suffix('/').unwrap_or(rest))
             }
-            None => (text, false),
+            None => (TlsMode::Plain, text),
         };
-        if !is_url && is_number(place) {
-            return Ok(Self(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), parse_port(place)?)));
-        }
-        if let Some(port) = place.strip_prefix(':').filter(|port| is_number(port)) {
-            return Ok(Self(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), parse_port(port)?)));
-        }
-        place.parse().map(Self).map_err(|_| not_an_address(place))
+        let address = if is_number(place) {
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), parse_port(place)?)
+        } else if let Some(port) = place.strip_prefix(':').filter(|port| is_number(port)) {
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), parse_port(port)?)
+        } else {
+            place.parse().map_err(|_| not_an_address(place))?
+        };
+        Ok(Self { tls, address })
     }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
+        match self.tls {
+            TlsMode::Plain => self.address.fmt(out),
+            tls => write!(out, "{}://{}", tls.scheme(), self.address),
+        }
     }
 }
 
@@ -236,17 +238,6 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit())
 }
 
-fn plain_only(scheme: &str) -> Result<(), Malformed> {
-    match scheme_mode(scheme) {
-        Some(TlsMode::Plain) => Ok(()),
-        Some(_) => Err(Malformed::new(
-            "TLS on the client's hop is not available yet",
-            "listen with `pop3://ADDR:PORT`, and set the client to no encryption",
-        )),
-        None => Err(Malformed::new(format!("`{scheme}://` is not a scheme to listen with"), "use `pop3://ADDR:PORT`")),
-    }
-}
-
 fn not_an_address(place: &str) -> Malformed {
     let message = format!("`{place}` is not an address to listen on");
     if let Ok(address) = place.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -341,6 +332,9 @@ mod tests {
             ("2110", "127.0.0.1:2110"),
             (":2110", "[::]:2110"),
             ("0", "127.0.0.1:0"),
+            ("pop3s://192.0.2.1:995", "pop3s://192.0.2.1:995"),
+            ("POPS://:995/", "pop3s://[::]:995"),
+            ("pop3+stls://2110", "pop3+stls://127.0.0.1:2110"),
             ("127.0.0.1:0", "127.0.0.1:0"),
         ] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), expected, "{text}");
@@ -350,8 +344,6 @@ mod tests {
     #[test]
     fn places_where_nothing_can_listen() {
         for (text, said) in [
-            ("pop3s://127.0.0.1:995", "not available yet"),
-            ("pop3+stls://:110", "not available yet"),
             ("http://127.0.0.1:80", "`http://`"),
             ("127.0.0.1", "`127.0.0.1:1110`"),
             ("::1", "`[::1]:1110`"),
@@ -360,7 +352,7 @@ mod tests {
             ("*:2110", "`:2110`"),
             ("99999", "not a port"),
             (":99999", "not a port"),
-            ("pop3://2110", "not an address"),
+            ("pop3s://localhost:995", "`127.0.0.1:995`"),
             ("", "not an address"),
         ] {
             let refused = text.parse::<ListenAddress>().unwrap_err().to_string();

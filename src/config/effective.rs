@@ -8,23 +8,30 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Config, Limits, Listener, Log, Network, Place, Retention, Timeouts, Transcript, Upstream,
+    AllowFrom, Config, Limits, Listener, Log, Network, Place, Retention, ServerTls, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
-    file::{File, KeepSection, LimitsSection, ListenerSection, LogSection, TimeoutsSection, TranscriptSection, UpstreamSection},
+    file::{
+        File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, TimeoutsSection,
+        TranscriptSection, UpstreamSection,
+    },
     values::{Period, Size, WaitLimit},
 };
 
 /// The configuration as TOML with every key that has a value; loaded again, it is the same configuration.
 ///
-/// What only the command line can ask for (`--reveal-credentials`) stands there as a comment.
+/// What only the command line can ask for (`--reveal-credentials`, `--keylog`) stands there as a comment.
 ///
 /// # Errors
 ///
 /// When a value cannot be said in TOML: a path that is not UTF-8.
 pub fn effective(config: &Config) -> Result<String, toml::ser::Error> {
     let toml = toml::to_string_pretty(&to_file(config))?;
+    let mut flags = Vec::new();
+    flags.extend(config.keylog.as_ref().map(|file| format!("--keylog {}", file.display())));
     let revealed = config.transcript.as_ref().is_some_and(|transcript| transcript.reveal_credentials);
-    Ok(if revealed { format!("# with --reveal-credentials on the command line\n{toml}") } else { toml })
+    flags.extend(revealed.then(|| "--reveal-credentials".to_owned()));
+    let comment: String = flags.iter().map(|flag| format!("# with {flag} on the command line\n")).collect();
+    Ok(comment + &toml)
 }
 
 fn to_file(config: &Config) -> File {
@@ -58,7 +65,7 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
-        address: Some(unplaced(ListenAddress(listener.address))),
+        address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
         upstream: Some(unplaced(listener.upstream.name.clone())),
         allow_from: Some(match &listener.allow_from {
             AllowFrom::Loopback => Vec::new(),
@@ -66,6 +73,23 @@ fn listener_section(listener: &Listener) -> ListenerSection {
             AllowFrom::Any => vec![Network::Any],
         }),
         stls: Some(listener.stls),
+        tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
+        ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
+    }
+}
+
+fn server_tls(settings: &ServerTls) -> ListenerSection {
+    let (first, more) = settings.chains.split_first().map_or((None, &[][..]), |(first, more)| (Some(first), more));
+    ListenerSection {
+        cert: first.map(|pair| unplaced(pair.cert.clone())),
+        key: first.map(|pair| pair.key.clone()),
+        certs: Some(more.iter().map(|pair| KeyPairSection { cert: pair.cert.clone(), key: Some(pair.key.clone()) }).collect())
+            .filter(|certs: &Vec<_>| !certs.is_empty()),
+        mint: settings.mint.as_ref().map(|pair| MintSection { ca: pair.cert.clone(), key: Some(pair.key.clone()) }),
+        min_tls: Some(settings.min_version),
+        client_ca: settings.client_ca.clone(),
+        client_cert: settings.client_ca.as_ref().map(|_| settings.client_cert),
+        ..ListenerSection::default()
     }
 }
 

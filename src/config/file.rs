@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    ApopPolicy, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, StlsPolicy, Streams,
-    UserPolicy, XclientPolicy,
+    ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, StlsPolicy,
+    Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
     values::{Period, Size, WaitLimit},
 };
@@ -53,7 +53,8 @@ pub(super) struct File {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListenerSection {
-    /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose.
+    /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose. With
+    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
     #[schemars(with = "Option<ListenAddress>")]
     pub(super) address: Option<Spanned<ListenAddress>>,
     /// The name of an `[[upstream]]`, or a URL; may be left out where there is only one upstream.
@@ -61,8 +62,45 @@ pub(super) struct ListenerSection {
     pub(super) upstream: Option<Spanned<String>>,
     /// Who may connect besides this host's own clients: networks, or `any`.
     pub(super) allow_from: Option<Vec<Network>>,
-    /// What becomes of a client's STLS where the upstream is plain.
+    /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
+    /// Whether clients must start TLS before they log in, where STLS is offered.
+    pub(super) tls: Option<TlsDemand>,
+    /// PEM file with the certificate, and those that lead from it to its authority.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    /// PEM file with its private key; the certificate's own file when left out.
+    pub(super) key: Option<PathBuf>,
+    /// Further certificates, each for the clients that ask for one of its names.
+    pub(super) certs: Option<Vec<KeyPairSection>>,
+    /// An authority that issues a certificate for each name that is asked for and that no other has.
+    pub(super) mint: Option<MintSection>,
+    /// The oldest version of TLS that is spoken.
+    pub(super) min_tls: Option<TlsVersion>,
+    /// PEM file with the authorities whose certificates clients may present.
+    pub(super) client_ca: Option<PathBuf>,
+    /// Whether clients must present one.
+    pub(super) client_cert: Option<ClientCert>,
+}
+
+/// A certificate and its private key.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyPairSection {
+    /// PEM file with the certificate, and those that lead from it to its authority.
+    pub(super) cert: PathBuf,
+    /// PEM file with its private key; the certificate's own file when left out.
+    pub(super) key: Option<PathBuf>,
+}
+
+/// An authority to issue certificates with.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MintSection {
+    /// PEM file with the authority's certificate.
+    pub(super) ca: PathBuf,
+    /// PEM file with its private key; the certificate's own file when left out.
+    pub(super) key: Option<PathBuf>,
 }
 
 /// A mail server.

@@ -347,6 +347,14 @@ pub enum LogFormat {
     Json,
 }
 
+impl Listener {
+    /// Whether a client may log in without encryption.
+    #[must_use]
+    pub fn may_be_plain(&self) -> bool {
+        self.tls.may_be_plain(self.demand)
+    }
+}
+
 impl Upstream {
     /// The server at `url`, with every setting at its default.
     #[must_use]

@@ -17,6 +17,28 @@ pub enum TlsMode {
     Stls,
 }
 
+impl TlsMode {
+    /// Whether a client may log in without encryption on such a listener.
+    #[must_use]
+    pub fn may_be_plain(self, demand: TlsDemand) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Stls => demand == TlsDemand::Optional,
+            Self::Implicit => false,
+        }
+    }
+
+    /// The scheme of a URL that says so.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "pop3",
+            Self::Implicit => "pop3s",
+            Self::Stls => "pop3+stls",
+        }
+    }
+}
+
 /// A certificate chain and its private key, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPair {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsStream;
 
 use crate::{
     record::schema,
+    relay::Hop,
     tls::{self, AcceptError, HandshakeError},
 };
 
@@ -81,21 +82,6 @@ impl Stream {
         self.tcp().local_addr()
     }
 
-    /// Ends this side like a cable that is cut: what was written goes out, then TCP's end, over TLS without `close_notify`.
-    ///
-    /// For passing on a truncation: [`AsyncWrite::poll_shutdown`] would tell the peer that the end was meant.
-    ///
-    /// # Errors
-    ///
-    /// The socket's.
-    pub fn poll_truncate(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_flush(cx))?;
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls.get_mut().0).poll_shutdown(cx),
-        }
-    }
-
     /// What the transcript says of TLS with this peer; `None` where there is none. `mode` is `implicit` or `stls`.
     pub(crate) fn describe(&self, mode: &str) -> Option<schema::Tls> {
         match self {
@@ -120,6 +106,24 @@ impl Stream {
             Self::Plain(tcp) => Ok(tcp),
             Self::Tls(_) => Err(io::Error::other("cannot start TLS inside TLS")),
         }
+    }
+}
+
+impl Hop for Stream {
+    fn poll_cut(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(match self.get_mut() {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_mut().0,
+        })
+        .poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Hop for TlsStream<S> {
+    fn poll_cut(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(self.get_mut().get_mut().0).poll_shutdown(cx)
     }
 }
 
@@ -209,7 +213,7 @@ mod tests {
     }
 
     async fn truncate(stream: &mut Stream) {
-        poll_fn(|cx| Pin::new(&mut *stream).poll_truncate(cx)).await.unwrap();
+        poll_fn(|cx| Pin::new(&mut *stream).poll_cut(cx)).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,17 +3,18 @@
 //! A playbook's lines: `C: text` and `S: text` say a line that ends in CR LF; `C- text` and `S- text` one that ends in a bare
 //! LF; `C. text` and `S. text` octets without any line end. `\xNN`, `\r`, `\n`, `\\` are escapes, `*N` at the end of the text
 //! repeats its last octet N times. Lines of one side that follow each other arrive in one segment when the cuts allow it;
-//! `--` alone parts them. `C!` and `S!` end a side's stream. `# option` sets an option of the built-in handling.
+//! `--` alone parts them. `C!` and `S!` end a side's stream; at `T!` TLS stands on
+//! the client's hop. `# option` sets an option of the built-in handling.
 //! With `POPTAP_BLESS=1` the golden transcripts are written anew.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use poptap::{
-    policy::{Builtin, Settings},
+    policy::{Builtin, ClientHop, Settings},
     pop3::Peer,
 };
 
-use crate::support::play::{Played, Step, pieces_of, play, random_pieces};
+use crate::support::play::{Cuts, Played, Step, pieces_of, play_both, random_pieces};
 
 #[test]
 fn dialogues_in_every_chunking() {
@@ -36,18 +37,22 @@ fn dialogues_in_every_chunking() {
 fn replay(path: &Path) -> Result<(), String> {
     let (settings, steps) = parse(&fs::read_to_string(path).unwrap());
     let golden_path = path.with_extension("golden");
-    let whole = render(&play(Builtin::new(settings), &steps, &mut pieces_of(usize::MAX)));
+    let replayed = |cuts: Cuts<'_>| {
+        let inside_tls = Settings { client: ClientHop::Tls, ..settings };
+        render(&play_both(Builtin::new(settings), Some(Builtin::new(inside_tls)), &steps, cuts))
+    };
+    let whole = replayed(&mut pieces_of(usize::MAX));
     if std::env::var_os("POPTAP_BLESS").is_some() {
         fs::write(&golden_path, &whole).unwrap();
     }
     let golden = fs::read_to_string(&golden_path).map_err(|error| format!("{}: {error}", golden_path.display()))?;
     same(&golden, &whole, "in whole segments")?;
     for size in [1, 2, 3, 5, 7, 16, 100, 511, 512, 513] {
-        let played = render(&play(Builtin::new(settings), &steps, &mut pieces_of(size)));
+        let played = replayed(&mut pieces_of(size));
         same(&golden, &played, &format!("in pieces of {size}"))?;
     }
     for seed in 1..60 {
-        let played = render(&play(Builtin::new(settings), &steps, &mut random_pieces(seed, 40)));
+        let played = replayed(&mut random_pieces(seed, 40));
         same(&golden, &played, &format!("cut at random with seed {seed}"))?;
     }
     Ok(())
@@ -110,6 +115,7 @@ fn parse(playbook: &str) -> (Settings, Vec<Step>) {
         match mark {
             "# " => option(&mut settings, text),
             "--" => apart = true,
+            "T!" => steps.push(Step::Secured),
             "C!" | "S!" => steps.push(Step::Ends(peer)),
             "C:" | "S:" => say(&mut steps, peer, octets(text), b"\r\n", &mut apart),
             "C-" | "S-" => say(&mut steps, peer, octets(text), b"\n", &mut apart),
@@ -125,6 +131,10 @@ fn option(settings: &mut Settings, text: &str) {
         "refuse-stls" => settings.refuse_stls = true,
         "pass-xclient" => settings.pass_xclient = true,
         "strip-apop" => settings.strip_apop = true,
+        "upstream-tls" => settings.upstream_tls = true,
+        "offer-stls" => settings.client = ClientHop::Stls { required: false },
+        "require-stls" => settings.client = ClientHop::Stls { required: true },
+        "client-tls" => settings.client = ClientHop::Tls,
         _ => {}
     }
 }

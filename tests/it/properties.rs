@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use poptap::{
     policy::{Builtin, Settings},
     pop3::{Command, Keyword, Peer},
-    tap::{Context, Edit, Filter, Hold, Untouched, Verdict},
+    tap::{Context, Edit, Filter, Hold, Replying, Untouched, Verdict},
 };
 use proptest::prelude::*;
 
@@ -338,7 +338,7 @@ impl Filter for DenyDele {
         false
     }
 
-    fn response_line(&mut self, _keyword: Option<Keyword>, _line: &[u8]) -> Edit {
+    fn response_line(&mut self, _reply: Replying, _line: &[u8]) -> Edit {
         Edit::Keep
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use toml::Spanned;
 
 use crate::config::{
-    AllowFrom, Listener, TlsDemand, TlsMode, Upstream,
+    AllowFrom, Listener, TlsMode, Upstream,
     address::{ListenAddress, Network},
     fault::Fault,
     file::ListenerSection,
@@ -22,8 +22,8 @@ impl Resolver<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         for (address, section) in self.addresses(sections) {
             let span = address_span(section);
-            if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
-                let message = format!("two listeners have the address {address}");
+            if address.address.port() != 0 && listeners.iter().any(|other| other.address == address.address) {
+                let message = format!("two listeners have the address {}", address.address);
                 self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
             }
             let upstream = match (self.upstream_of_flags(upstreams), section) {
@@ -32,22 +32,34 @@ impl Resolver<'_> {
                 (None, None) => self.only_upstream(upstreams, None),
             };
             let raw = section.map(Spanned::get_ref);
-            let allow_from = self.allow_from(address, raw.and_then(|raw| raw.allow_from.as_deref()), span);
+            let demand = self.demand(address, raw, span.clone());
+            let may_be_plain = address.tls.may_be_plain(demand);
+            let server_tls = self.server_tls(address, section, span.clone());
+            let allow_from = self.allow_from(address.address, may_be_plain, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if let Some(upstream) = upstream {
                 listeners.push(Listener {
-                    address,
+                    address: address.address,
                     upstream,
                     allow_from,
                     stls,
-                    tls: TlsMode::Plain,
-                    demand: TlsDemand::default(),
-                    server_tls: None,
+                    tls: address.tls,
+                    demand,
+                    server_tls,
                 });
             }
         }
         self.warn_of_unused(upstreams, &listeners);
+        self.useless_certificate(&listeners);
         listeners
+    }
+
+    fn useless_certificate(&mut self, listeners: &[Listener]) {
+        let is_used = listeners.is_empty() || listeners.iter().any(|listener| listener.tls != TlsMode::Plain);
+        if self.args.cert.is_some() && !is_used {
+            let hint = "listen with `--listen pop3s://ADDR:PORT` (TLS) or `--listen pop3+stls://ADDR:PORT` (STLS)";
+            self.fault(Fault::new("`--cert` is of no use: every listener is plain", hint), None);
+        }
     }
 
     fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
@@ -61,10 +73,10 @@ impl Resolver<'_> {
     fn addresses<'s>(
         &mut self,
         sections: &'s [Spanned<ListenerSection>],
-    ) -> Vec<(SocketAddr, Option<&'s Spanned<ListenerSection>>)> {
+    ) -> Vec<(ListenAddress, Option<&'s Spanned<ListenerSection>>)> {
         if self.args.listen.is_empty() {
             return match sections {
-                [] => vec![(ListenAddress::DEFAULT.0, None)],
+                [] => vec![(ListenAddress::DEFAULT, None)],
                 _ => sections.iter().filter_map(|section| Some((self.address(section)?, Some(section)))).collect(),
             };
         }
@@ -72,32 +84,42 @@ impl Resolver<'_> {
             let message = format!("`--listen` cannot replace {} listeners: it is unclear whose settings hold", sections.len());
             self.fault(Fault::new(message, "leave one `[[listener]]` in the file, or leave out `--listen`"), Some(second.span()));
         }
-        self.args.listen.iter().map(|address| (address.0, sections.first())).collect()
+        self.args.listen.iter().map(|&address| (address, sections.first())).collect()
     }
 
-    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<SocketAddr> {
+    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<ListenAddress> {
         match &section.get_ref().address {
-            Some(address) => Some(address.get_ref().0),
+            Some(address) => Some(*address.get_ref()),
             None if self.is_broken(&["address"]) => None,
-            None => Some(ListenAddress::DEFAULT.0),
+            None => Some(ListenAddress::DEFAULT),
         }
     }
 
-    /// Every listener is plain, so a login off loopback needs somebody's word for it.
-    fn allow_from(&mut self, address: SocketAddr, in_file: Option<&[Network]>, span: Option<Range<usize>>) -> AllowFrom {
+    /// Where a login may be plain and come from elsewhere, that needs somebody's word for it.
+    fn allow_from(
+        &mut self,
+        address: SocketAddr,
+        may_be_plain: bool,
+        in_file: Option<&[Network]>,
+        span: Option<Range<usize>>,
+    ) -> AllowFrom {
         let flags = Some(self.args.allow_from.as_slice()).filter(|flags| !flags.is_empty());
         let allowed = flags.or(in_file).unwrap_or_default();
+        let everywhere = !is_loopback(address.ip());
         if allowed.is_empty() {
-            if !is_loopback(address.ip()) && !self.is_broken(&["allow_from"]) {
+            if everywhere && !may_be_plain {
+                return AllowFrom::Any;
+            }
+            if everywhere && !self.is_broken(&["allow_from"]) {
                 let message = format!("the listener {address} would let everybody log in without encryption");
-                let hint = "say who may come with `--allow-from 192.0.2.0/24` or `allow_from = [\"192.0.2.0/24\"]`, \
-                            or listen on 127.0.0.1";
+                let hint = "say who may come with `--allow-from 192.0.2.0/24` or `allow_from = [\"192.0.2.0/24\"]`, listen on \
+                            127.0.0.1, or require TLS: `pop3s://`, or `pop3+stls://` and `--require-tls`";
                 self.fault(Fault::new(message, hint), span);
             }
             return AllowFrom::Loopback;
         }
         if allowed.iter().any(is_everybody) {
-            if !is_loopback(address.ip()) {
+            if everywhere && may_be_plain {
                 self.warnings
                     .push(format!("the listener {address} lets everybody in, and logins cross the network without encryption"));
             }

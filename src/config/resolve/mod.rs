@@ -1,10 +1,16 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
 mod listener;
+mod server_tls;
 mod transcript;
 mod upstream;
 
-use std::{collections::BTreeSet, ops::Range, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -87,7 +93,16 @@ impl Resolver<'_> {
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
         let log = self.log(&file.log);
-        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log, keylog: None }
+        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log, keylog: self.keylog() }
+    }
+
+    fn keylog(&mut self) -> Option<PathBuf> {
+        let file = self.args.keylog.clone()?;
+        self.warnings.push(format!(
+            "the secrets of every TLS connection are written to `{}`: whoever has it can read them all",
+            file.display()
+        ));
+        Some(file)
     }
 
     fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {

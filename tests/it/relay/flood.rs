@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    TlsAcceptor, TlsConnector, TlsStream,
     rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::aws_lc_rs},
 };
 
@@ -84,10 +84,26 @@ async fn floods_pass_through_tls() {
     let (connector, acceptor) = tls();
     let name = "localhost".try_into().unwrap();
     let (near_server, far_server) = join!(connector.connect(name, near_server), acceptor.accept(far_server));
-    let mut near_server = near_server.unwrap();
+    let mut near_server = TlsStream::from(near_server.unwrap());
     let mut tap = tap();
     let relaying = relay(&mut near_client, &mut near_server, &mut tap, &LIMITS, HalfClose::AfterReplies);
     let (outcome, octets, ()) = join!(relaying, client(far_client, COMMANDS), server(far_server.unwrap(), COMMANDS));
+    closed(&outcome);
+    assert_eq!(octets, COMMANDS * reply().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_pass_through_tls_on_both_hops() {
+    let ((far_client, near_client), (far_server, near_server)) = (pipe(BUFFER), pipe(BUFFER));
+    let (connector, acceptor) = tls();
+    let name = || "localhost".try_into().unwrap();
+    let (near_server, far_server) = join!(connector.connect(name(), near_server), acceptor.accept(far_server));
+    let (far_client, near_client) = join!(connector.connect(name(), far_client), acceptor.accept(near_client));
+    let (mut near_client, mut near_server) = (TlsStream::from(near_client.unwrap()), TlsStream::from(near_server.unwrap()));
+    let mut tap = tap();
+    let relaying = relay(&mut near_client, &mut near_server, &mut tap, &LIMITS, HalfClose::AfterReplies);
+    let (far_client, far_server) = (far_client.unwrap(), far_server.unwrap());
+    let (outcome, octets, ()) = join!(relaying, client(far_client, COMMANDS), server(far_server, COMMANDS));
     closed(&outcome);
     assert_eq!(octets, COMMANDS * reply().len());
 }

@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use poptap::relay::Hop;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// One end of a pipe; by default it behaves like any other.
@@ -77,3 +78,5 @@ impl AsyncWrite for Odd {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
+
+impl Hop for Odd {}

@@ -14,6 +14,8 @@ use super::witness::Witness;
 pub enum Step {
     Says(Peer, Vec<u8>),
     Ends(Peer),
+    /// TLS stands on the client's hop.
+    Secured,
 }
 
 impl fmt::Debug for Step {
@@ -21,6 +23,7 @@ impl fmt::Debug for Step {
         match self {
             Self::Says(peer, octets) => write!(formatter, "{peer:?} says {}", octets.escape_ascii()),
             Self::Ends(peer) => write!(formatter, "{peer:?} ends"),
+            Self::Secured => write!(formatter, "TLS stands"),
         }
     }
 }
@@ -45,6 +48,8 @@ pub type Cuts<'a> = &'a mut dyn FnMut() -> usize;
 /// A tap with its witness, and what it let through.
 pub struct Player<F> {
     pub tap: Tap<Witness, F>,
+    /// What decides once TLS stands on the client's hop.
+    pub inside_tls: Option<F>,
     to_upstream: Vec<u8>,
     to_client: Vec<u8>,
 }
@@ -52,13 +57,18 @@ pub struct Player<F> {
 impl<F: Filter> Player<F> {
     pub fn new(filter: F, outstanding: usize) -> Self {
         let tap = Tap::new(Witness::default(), filter, outstanding, Arc::new(Pool::new(2)));
-        Self { tap, to_upstream: Vec::new(), to_client: Vec::new() }
+        Self { tap, inside_tls: None, to_upstream: Vec::new(), to_client: Vec::new() }
     }
 
     pub fn step(&mut self, step: &Step, cuts: Cuts<'_>) {
         match step {
             Step::Says(peer, octets) => self.say(*peer, octets, cuts),
             Step::Ends(peer) => self.tap.finish(*peer),
+            Step::Secured => {
+                assert!(self.tap.is_handing_over() && self.tap.output(Peer::Client).is_empty(), "nothing is on its way in clear");
+                self.to_client.extend(b"(TLS)\n");
+                self.tap.secured(self.inside_tls.take().expect("a filter for the inside"));
+            }
         }
         self.settle(cuts);
     }
@@ -109,7 +119,13 @@ impl<F: Filter> Player<F> {
 
 /// Plays a whole conversation.
 pub fn play<F: Filter>(filter: F, steps: &[Step], cuts: Cuts<'_>) -> Played {
+    play_both(filter, None, steps, cuts)
+}
+
+/// Plays a whole conversation in which TLS may begin.
+pub fn play_both<F: Filter>(filter: F, inside_tls: Option<F>, steps: &[Step], cuts: Cuts<'_>) -> Played {
     let mut player = Player::new(filter, 1000);
+    player.inside_tls = inside_tls;
     for step in steps {
         player.step(step, cuts);
     }
