@@ -1,6 +1,7 @@
 //! From a command line to the code that does what it says, and the exit code.
 
 mod demo;
+mod reload;
 mod run;
 
 use std::{

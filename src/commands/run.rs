@@ -8,7 +8,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, exit};
+use super::{Failure, exit, reload};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
@@ -32,7 +32,7 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(&config, live));
+    let done = runtime.block_on(serve(args, &config, live));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -90,10 +90,11 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(config: &Config, live: bool) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failure> {
     let stop = Stop::default();
     watch_signals(stop.clone())?;
     let (server, store) = open(config, live, stop)?;
+    reload::watch(server.reloader(), args.clone())?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);
@@ -234,7 +235,12 @@ fn say(text: &str) {
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        Self::new(exit::UNAVAILABLE, error)
+        let code = match error {
+            StartError::Bind { .. } | StartError::Tls { .. } => exit::UNAVAILABLE,
+            StartError::Acceptor { .. } => exit::CONFIG,
+            StartError::KeyLog(_) => exit::IO,
+        };
+        Self::new(code, error)
     }
 }
 

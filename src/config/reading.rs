@@ -173,7 +173,7 @@ mod tests {
         let text = r#"
 lisener = 5
 [[listener]]
-address = "pop3s://127.0.0.1:995"
+address = "imaps://127.0.0.1:995"
 adress = "127.0.0.1:1"
 allow_from = ["192.0.2.0/24", "bogus", "any", "192.0.2.0/40"]
 [[listener]]
@@ -196,7 +196,7 @@ drane = "5s"
         let found: BTreeSet<&str> = found.iter().map(|fault| fault.lines().next().unwrap()).collect();
         let expected = BTreeSet::from([
             "p.toml:2:1: unknown key `lisener`",
-            "p.toml:4:11: TLS on the client's hop is not available yet",
+            "p.toml:4:11: `imaps://` is not a scheme that poptap knows",
             "p.toml:5:1: unknown key `adress`",
             "p.toml:6:31: `bogus` is not a network",
             "p.toml:6:47: `192.0.2.0/40` is not a network",

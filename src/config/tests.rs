@@ -1,5 +1,7 @@
 //! Whole configurations: files and flags together.
 
+mod listener_tls;
+
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
@@ -359,7 +361,9 @@ fn keys_of_schema() -> BTreeSet<String> {
 fn collect_keys(root: &serde_json::Value, table: &serde_json::Value, path: &str, keys: &mut BTreeSet<String>) {
     for (name, property) in table["properties"].as_object().unwrap() {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let reference = property["$ref"].as_str().or(property["items"]["$ref"].as_str());
+        // An array that may be left out is written in one line, and is one key.
+        let tables = property["items"]["$ref"].as_str().filter(|_| property["type"] == "array");
+        let reference = property["$ref"].as_str().or(tables);
         let target = reference.and_then(|reference| root.pointer(reference.trim_start_matches('#')));
         match target.filter(|target| target["properties"].is_object()) {
             Some(section) => collect_keys(root, section, &path, keys),

@@ -67,6 +67,11 @@ impl Tally {
             Hop::Upstream => &mut self.totals.upstream_tls,
         };
         *version = Some(tls.version.clone());
+        // Whoever wrote the lines before STLS, it may not have been this client (RFC 2595 §4).
+        if tls.hop == Hop::Client {
+            self.attempts.clear();
+            self.user_refused = false;
+        }
     }
 
     pub(super) fn greeting(&mut self, status: Option<Status>) {
