@@ -23,13 +23,15 @@ use closing::{close, cut_off, cut_short, describe, ended, is_client_there, last_
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
+///
+/// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
 pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, house: &House) {
     let mut recorder = open(address, terms, house);
     tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => {
             let secured = tokio::select! {
-                secured = secure(client, acceptor, Mode::Implicit, house.timeouts.handshake, &mut recorder) => secured,
+                secured = Box::pin(secure(client, acceptor, Mode::Implicit, house.timeouts.handshake, &mut recorder)) => secured,
                 () = house.stop.close.cancelled() => Err(cut_short(house)),
             };
             match secured {
@@ -46,7 +48,7 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
     };
     match connected {
         Ok(connected) => Session { client, terms, house }.carry(connected, recorder).await,
-        Err(error) => give_up(client.stream, &error, recorder).await,
+        Err(error) => Box::pin(give_up(client.stream, &error, recorder)).await,
     }
 }
 
@@ -128,7 +130,7 @@ impl Session<'_> {
         let mut upstream = connected.stream;
         let mut outcome = self.relay(&mut upstream, &mut tap).await;
         if matches!(outcome, Some(Outcome::StartTls)) {
-            match self.start_tls(upstream, &mut tap).await {
+            match Box::pin(self.start_tls(upstream, &mut tap)).await {
                 Ok((session, stream)) => (self, upstream) = (session, stream),
                 Err(closed) => return finish(tap, closed),
             }
@@ -136,7 +138,7 @@ impl Session<'_> {
         }
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
-        self.end(outcome, tap).await;
+        Box::pin(self.end(outcome, tap)).await;
     }
 
     async fn relay(&mut self, upstream: &mut Stream, tap: &mut Tap<Recorder, Builtin>) -> Option<Outcome> {
@@ -151,7 +153,7 @@ impl Session<'_> {
     ///
     /// Where the server is told of the client's hop, it is connected to anew: the first connection was said to be plain.
     async fn start_tls(mut self, upstream: Stream, tap: &mut Tap<Recorder, Builtin>) -> Result<(Self, Stream), schema::Closed> {
-        let Some(acceptor) = &self.terms.acceptor else { return Err(ended("poptap", "tls-failed")) };
+        let Some(acceptor) = &self.terms.acceptor else { return Err(ended("poptap", "client-tls")) };
         let (limit, recorder) = (self.house.timeouts.handshake, tap.observer());
         let (stream, tls) = tokio::select! {
             secured = secure(self.client.stream, acceptor, Mode::Stls, limit, recorder) => secured?,

@@ -26,12 +26,15 @@ use super::{
 /// When a value cannot be said in TOML: a path that is not UTF-8.
 pub fn effective(config: &Config) -> Result<String, toml::ser::Error> {
     let toml = toml::to_string_pretty(&to_file(config))?;
-    let mut flags = Vec::new();
-    flags.extend(config.keylog.as_ref().map(|file| format!("--keylog {}", file.display())));
     let revealed = config.transcript.as_ref().is_some_and(|transcript| transcript.reveal_credentials);
-    flags.extend(revealed.then(|| "--reveal-credentials".to_owned()));
-    let comment: String = flags.iter().map(|flag| format!("# with {flag} on the command line\n")).collect();
-    Ok(comment + &toml)
+    let mut text = String::new();
+    if let Some(file) = &config.keylog {
+        text = format!("# with --keylog {} on the command line\n", file.display());
+    }
+    if revealed {
+        text += "# with --reveal-credentials on the command line\n";
+    }
+    Ok(text + &toml)
 }
 
 fn to_file(config: &Config) -> File {

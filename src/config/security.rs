@@ -121,7 +121,7 @@ impl Accept {
     }
 }
 
-/// The SHA-256 of a certificate, or of its public key (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7), in DER.
+/// The SHA-256 of a certificate, or of its public key (`SubjectPublicKeyInfo`, RFC 5280 §4.1.2.7), in DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin(
     /// The digest.

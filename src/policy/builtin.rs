@@ -11,6 +11,7 @@ use crate::{
 
 /// What the built-in handling does in one session, or in the part of it before or after the client's STLS.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "switches that have nothing to do with each other")]
 pub struct Settings {
     /// How the client's hop is protected.
     pub client: ClientHop,

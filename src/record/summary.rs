@@ -201,6 +201,7 @@ impl Tally {
             "upstream-unreachable" | "timeout-connect" => because("could not reach the server"),
             "upstream-refused" => because("the server refused the session"),
             "upstream-tls" | "timeout-handshake" => because("TLS with the server failed"),
+            "client-tls" | "timeout-client-handshake" => because("TLS with the client failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
             "too-many-connections" => because("client turned away: too many connections"),

@@ -64,7 +64,7 @@ pub(super) fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
         Outcome::NoGreeting => ended("upstream", "eof"),
         Outcome::TimedOut(limit) => ended("poptap", expired(*limit)),
         // Whoever runs the relay goes on with TLS.
-        Outcome::StartTls => ended("poptap", "tls-failed"),
+        Outcome::StartTls => ended("poptap", "client-tls"),
         Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
         Outcome::RecordFull => ended("poptap", "transcript-full"),
     }

@@ -53,10 +53,12 @@ pub(super) async fn secure(
         Ok(Ok(_)) => {}
     }
     match timeout_at(deadline, client.accept(acceptor)).await {
-        Err(_) => Err(closed("poptap", "timeout-handshake", format!("the TLS handshake took longer than {}", Period(limit)))),
+        Err(_) => {
+            Err(closed("poptap", "timeout-client-handshake", format!("the TLS handshake took longer than {}", Period(limit))))
+        }
         Ok(Err(error)) => Err(failed(error, mode, recorder).await),
         Ok(Ok(stream)) => {
-            let tls = stream.describe(mode.name()).ok_or_else(|| closed("poptap", "tls-failed", String::new()))?;
+            let tls = stream.describe(mode.name()).ok_or_else(|| closed("poptap", "client-tls", String::new()))?;
             recorder.tls(tls.clone());
             Ok((stream, tls))
         }
@@ -67,18 +69,18 @@ pub(super) async fn secure(
 async fn silent(client: Stream, mode: Mode, limit: Duration) -> schema::Closed {
     let limit = Period(limit);
     if mode == Mode::Stls {
-        return closed("poptap", "timeout-handshake", format!("it agreed to STLS, and began no handshake for {limit}"));
+        return closed("poptap", "timeout-client-handshake", format!("it agreed to STLS, and began no handshake for {limit}"));
     }
     last_words(client, TLS_PORT).await;
     let detail =
         format!("it said nothing for {limit}: perhaps it waits for a greeting in plain text; choose SSL/TLS in the client");
-    closed("poptap", "timeout-handshake", detail)
+    closed("poptap", "timeout-client-handshake", detail)
 }
 
 async fn failed(error: AcceptError, mode: Mode, recorder: &mut Recorder) -> schema::Closed {
     let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-    let detail = format!("TLS with the client failed: {error}{hint}");
-    let AcceptError::PlainText { http, tcp, .. } = error else { return closed("client", error.reason(), detail) };
+    let detail = format!("{error}{hint}");
+    let AcceptError::PlainText { http, tcp, .. } = error else { return closed("client", "client-tls", detail) };
     if mode == Mode::Stls {
         // Nothing of it was read, so nothing can be taken for a command inside TLS.
         let violation = Violation { fault: Peer::Client, kind: ViolationKind::PlaintextBehindStls };

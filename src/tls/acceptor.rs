@@ -105,12 +105,6 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// A fixed short name, for the transcript.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        "tls-failed"
-    }
-
     /// What to do about it; `None` where that depends on things out of sight.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

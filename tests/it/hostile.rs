@@ -329,13 +329,14 @@ fn tls_on_a_plain_listener_is_told_in_one_line() {
 }
 
 #[test]
-fn a_web_browser_is_carried_like_anybody() {
+fn a_web_browser_is_turned_away() {
     let (server, poptap) = plain(converse);
     let mut client = poptap.connect();
-    client.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").0.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(client.rest(), "+OK ready\r\n+OK\r\n+OK\r\n+OK\r\n");
-    assert_eq!(server.heard(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    poptap.stop();
+    assert_eq!(client.line(), "+OK ready\r\n");
+    client.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.rest(), "-ERR [SYS/PERM] this is a POP3 server, not a web server\r\n");
+    assert_eq!(server.heard(), b"");
+    assert_eq!(poptap.stop().verdict(), "client's fault: it sent an HTTP request to a POP3 port");
 }
 
 #[test]

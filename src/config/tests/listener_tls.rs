@@ -86,7 +86,10 @@ fn everything_of_the_file_is_read_and_written_again() {
     );
     let loaded = config(Some(&text), "");
     let (listener, tls) = first(&loaded);
-    assert_eq!((listener.demand, tls.min_version, tls.client_cert), (TlsDemand::Required, TlsVersion::Tls13, ClientCert::Optional));
+    assert_eq!(
+        (listener.demand, tls.min_version, tls.client_cert),
+        (TlsDemand::Required, TlsVersion::Tls13, ClientCert::Optional)
+    );
     assert_eq!((tls.chains.len(), &tls.chains[1].key), (2, &path(&directory, "other.both")));
     assert_eq!(tls.mint, Some(KeyPair { cert: path(&directory, "ca.pem"), key: path(&directory, "ca.key") }));
     assert_eq!(config(Some(&effective(&loaded).unwrap()), ""), loaded);
