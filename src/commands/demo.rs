@@ -17,12 +17,13 @@ use tokio::{
 use super::{Failure, exit, run};
 use crate::{
     cli::{RunArgs, Verbosity},
-    config::{self, Config, ListenAddress},
+    config::{self, Config, ListenAddress, TlsMode},
     demo::{Invitation, Mailbox, converse, serve_listener},
     server::Stop,
     telemetry,
     tls::{Authority, Validity, server_config},
 };
+use zeroize::Zeroizing;
 
 /// How long the end of the demo waits for what is still to be shown.
 const FINISH: Duration = Duration::from_secs(5);
@@ -39,14 +40,19 @@ async fn show(folder: &Path, verbosity: Verbosity) -> Result<(), Failure> {
     let _guard = telemetry::start(&config.log, verbosity.level() - 1, io::stderr().is_terminal())?;
     say("A sample mailbox is served over TLS, poptap stands in front of it, and a client without TLS reads it:\n\n");
     one_session(&config).await?;
-    if io::stdout().is_terminal() { stay(&config).await } else { Ok(()) }
+    if io::stdout().is_terminal() { stay(&config, &folder.join("ca.pem")).await } else { Ok(()) }
 }
 
-/// Serves the sample mailbox over TLS, and leaves the certificate to trust in the folder.
+/// Serves the sample mailbox over TLS, and leaves its certificate, with which the proxy serves clients too, and the authority
+/// to trust in the folder, which nobody else can read.
 async fn start_server(folder: &Path) -> Result<SocketAddr, Failure> {
-    let issued = Authority::self_signed(&["localhost", "127.0.0.1"], Validity::days(7))
-        .map_err(|error| failed("make a certificate", error))?;
-    fs::write(folder.join("ca.pem"), &issued.chain_pem).map_err(|error| failed("write the demo's certificate", error))?;
+    let made = Authority::new("poptap demo")
+        .and_then(|authority| Ok((authority.issue(&["localhost", "127.0.0.1"], Validity::days(7))?, authority)));
+    let (issued, authority) = made.map_err(|error| failed("make a certificate", error))?;
+    let both = Zeroizing::new(format!("{}{}", *issued.key_pem(), issued.chain_pem));
+    fs::write(folder.join("ca.pem"), authority.pem())
+        .and_then(|()| fs::write(folder.join("pop.pem"), both.as_bytes()))
+        .map_err(|error| failed("write the demo's certificate", error))?;
     let tls = server_config(issued.chain, issued.key).map_err(|error| failed("use the demo's certificate", error))?;
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed("listen on 127.0.0.1", error))?;
     let address = listener.local_addr().map_err(|error| failed("listen on 127.0.0.1", error))?;
@@ -56,9 +62,12 @@ async fn start_server(folder: &Path) -> Result<SocketAddr, Failure> {
 
 fn configure(server: SocketAddr, folder: &Path) -> Result<Config, Failure> {
     let url = format!("pop3s://{server}").parse().map_err(|error| failed("name the demo's server", error))?;
+    let schemes = [TlsMode::Plain, TlsMode::Stls, TlsMode::Implicit].map(TlsMode::scheme);
+    let listen: Result<Vec<ListenAddress>, _> = schemes.iter().map(|scheme| format!("{scheme}://127.0.0.1:0").parse()).collect();
     let args = RunArgs {
         url: Some(url),
-        listen: vec!["127.0.0.1:0".parse::<ListenAddress>().map_err(|error| failed("name the demo's address", error))?],
+        listen: listen.map_err(|error| failed("name the demo's address", error))?,
+        cert: Some(folder.join("pop.pem")),
         upstream_ca: Some(folder.join("ca.pem")),
         transcript: Some(folder.join("transcript")),
         ..RunArgs::default()
@@ -85,11 +94,12 @@ async fn one_session(config: &Config) -> Result<(), Failure> {
 }
 
 /// The mailbox and the proxy stay up until Ctrl-C.
-async fn stay(config: &Config) -> Result<(), Failure> {
+async fn stay(config: &Config, ca_file: &Path) -> Result<(), Failure> {
     let stop = Stop::default();
     let (server, store) = run::open(config, true, stop.clone())?;
-    if let Some(served) = server.served().next() {
-        say(&format!("\n{}\n", Invitation { address: served.address }));
+    let addresses: Vec<_> = server.served().map(|served| served.address).collect();
+    if let [plain, stls, implicit] = addresses[..] {
+        say(&format!("\n{}\n", Invitation { plain, stls, implicit, ca_file }));
     }
     let serving = tokio::spawn(server.run());
     ctrl_c().await.map_err(|error| failed("wait for Ctrl-C", error))?;

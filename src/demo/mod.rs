@@ -13,7 +13,7 @@ pub use dialogue::{PASSWORD, USER};
 pub use mailbox::{Mailbox, Message, stuff, unstuff};
 pub use server::serve;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -72,21 +72,37 @@ async fn serve_tls(stream: TcpStream, tls: &TlsAcceptor, mailbox: Arc<Mailbox>) 
 
 /// What to say on a terminal when the scripted session is over and the demo stays up: how to reach the proxy at this address.
 #[derive(Clone, Copy, Debug)]
-pub struct Invitation {
-    /// The proxy's address.
-    pub address: SocketAddr,
+pub struct Invitation<'a> {
+    /// The proxy's plain address.
+    pub plain: SocketAddr,
+    /// The one where STLS is offered.
+    pub stls: SocketAddr,
+    /// The one for TLS from the first octet.
+    pub implicit: SocketAddr,
+    /// The authority to trust for these two.
+    pub ca_file: &'a Path,
 }
 
-impl fmt::Display for Invitation {
+impl fmt::Display for Invitation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address } = self;
+        let Self { plain, stls, implicit, ca_file } = self;
+        let ca_file = ca_file.display();
         writeln!(f, "That was the whole session. The mailbox and the proxy stay up: now point your own client at them.")?;
         writeln!(f)?;
-        writeln!(f, "    curl -s pop3://{USER}:{PASSWORD}@{address}/      lists the messages")?;
-        writeln!(f, "    curl -s pop3://{USER}:{PASSWORD}@{address}/1     fetches the first")?;
+        writeln!(f, "    curl -s pop3://{USER}:{PASSWORD}@{plain}/      lists the messages")?;
+        writeln!(f, "    curl -s pop3://{USER}:{PASSWORD}@{plain}/1     fetches the first")?;
+        writeln!(f, "    curl -s --cacert {ca_file} pop3s://{USER}:{PASSWORD}@{implicit}/1")?;
+        writeln!(f, "    curl -s --cacert {ca_file} --ssl-reqd pop3://{USER}:{PASSWORD}@{stls}/1")?;
         writeln!(f)?;
-        writeln!(f, "In a mail program: POP3, server {}, port {}, no encryption,", address.ip(), address.port())?;
-        writeln!(f, "user `{USER}`, password `{PASSWORD}`. Deleted messages are back in the next session.")?;
+        writeln!(f, "In a mail program: POP3, server {}, user `{USER}`, password `{PASSWORD}`, and", plain.ip())?;
+        writeln!(
+            f,
+            "port {} without encryption, {} with STARTTLS, or {} with SSL/TLS.",
+            plain.port(),
+            stls.port(),
+            implicit.port()
+        )?;
+        writeln!(f, "Deleted messages are back in the next session.")?;
         writeln!(f, "Each session appears here as it happens. Ctrl-C stops the demo.")
     }
 }
@@ -155,8 +171,15 @@ mod tests {
 
     #[test]
     fn the_invitation_names_the_address_and_the_login() {
-        let said = Invitation { address: "127.0.0.1:1110".parse().unwrap() }.to_string();
-        assert!(said.contains("curl -s pop3://demo:demo@127.0.0.1:1110/1 "), "{said}");
-        assert!(said.contains("server 127.0.0.1, port 1110, no encryption"), "{said}");
+        let [plain, stls, implicit] = [1110, 2110, 1995].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let said = Invitation { plain, stls, implicit, ca_file: Path::new("ca.pem") }.to_string();
+        for expected in [
+            "curl -s pop3://demo:demo@127.0.0.1:1110/1 ",
+            "curl -s --cacert ca.pem pop3s://demo:demo@127.0.0.1:1995/1\n",
+            "curl -s --cacert ca.pem --ssl-reqd pop3://demo:demo@127.0.0.1:2110/1\n",
+            "port 1110 without encryption, 2110 with STARTTLS, or 1995 with SSL/TLS",
+        ] {
+            assert!(said.contains(expected), "{said}");
+        }
     }
 }
