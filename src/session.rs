@@ -19,7 +19,7 @@ use crate::{
     tap::Tap,
 };
 
-use closing::{close, cut_off, cut_short, describe, ended, is_client_there, last_line, last_words, ungreeted};
+use closing::{close, cut_off, cut_short, describe, ended, is_client_there, is_cut, last_line, last_words, ungreeted};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -195,7 +195,7 @@ impl Session<'_> {
         let own = outcome.as_ref().and_then(|outcome| last_line(outcome, self.terms)).unwrap_or_default();
         let line = ungreeted.as_ref().map_or_else(|| own.to_owned(), ConnectError::client_line);
         if outcome.as_ref().is_some_and(is_client_there) {
-            if tap.is_within_reply() {
+            if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
                 cut_off(self.client.stream).await;
             } else {
                 last_words(self.client.stream, &line).await;

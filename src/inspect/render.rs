@@ -67,10 +67,24 @@ fn opened(session: &str, opened: &Opened) -> Vec<Line> {
 
 fn tls(tls: &Tls) -> Line {
     let Tls { mode, version, cipher, .. } = tls;
-    let fields = [("certificate", &tls.subject), ("issued by", &tls.issuer), ("valid until", &tls.not_after)];
-    let certificate = fields.into_iter().filter_map(|(word, field)| Some(format!("; {word} {}", field.as_ref()?)));
-    let text = format!("TLS with {} ({mode}): {version}, {cipher}{}", whom(tls.hop), certificate.collect::<String>());
+    let particulars = particulars(tls).into_iter().map(|words| format!("; {words}"));
+    let text = format!("TLS with {} ({mode}): {version}, {cipher}{}", whom(tls.hop), particulars.collect::<String>());
     remark(Look::Tls, &text)
+}
+
+/// What there is to say of the peer: the name that it asked for, its certificate, and how far it is trusted.
+pub(super) fn particulars(tls: &Tls) -> Vec<String> {
+    let accepted = (!tls.accept.is_empty()).then(|| tls.accept.join(", "));
+    let trust = tls.trust.clone().filter(|trust| trust == "pin");
+    let fields = [
+        ("asked for", &tls.sni),
+        ("certificate", &tls.subject),
+        ("issued by", &tls.issuer),
+        ("valid until", &tls.not_after),
+        ("trusted by", &trust),
+        ("faults accepted:", &accepted),
+    ];
+    fields.into_iter().filter_map(|(words, field)| Some(format!("{words} {}", field.as_ref()?))).collect()
 }
 
 fn greeting(greeting: &Greeting) -> Line {
@@ -349,6 +363,14 @@ mod tests {
             (
                 r#""event":"sasl","from":"client","auth":3,"n":4,"octets":24,"offset":0,"user":"bob""#,
                 "C: <SASL response, 24 octets>  (user bob)",
+            ),
+            (
+                r#""event":"tls","hop":"client","mode":"stls","version":"TLSv1.3","cipher":"X","sni":"pop.example.net","subject":"CN=bob""#,
+                "-- TLS with the client (stls): TLSv1.3, X; asked for pop.example.net; certificate CN=bob",
+            ),
+            (
+                r#""event":"tls","hop":"upstream","mode":"implicit","version":"TLSv1.2","cipher":"X","trust":"pin","accept":["expired"]"#,
+                "-- TLS with the server (implicit): TLSv1.2, X; trusted by pin; faults accepted: expired",
             ),
             (r#""event":"sasl","from":"upstream","auth":3,"octets":4,"offset":0"#, "S: <SASL challenge, 4 octets>"),
             (r#""event":"sasl","from":"client","auth":3,"n":4,"octets":3,"offset":0,"cancel":true"#, "C: *"),

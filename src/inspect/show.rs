@@ -10,7 +10,7 @@ use super::{
     human,
     lines::Head,
     paint::{Line, Look},
-    render::{Conversation, alarm, undelivered, verdict},
+    render::{Conversation, alarm, particulars, undelivered, verdict},
     store::Store,
     view::{finish, write_json},
 };
@@ -182,10 +182,9 @@ fn protection(tls: Option<&Tls>, version: Option<&String>) -> String {
 }
 
 fn certificate(tls: Option<&Tls>) -> Vec<Line> {
-    let Some(Tls { subject, issuer, not_after, fingerprint, .. }) = tls else { return Vec::new() };
-    let fields = [("certificate", subject), ("issued by", issuer), ("valid until", not_after), ("SHA-256", fingerprint)];
-    let fields = fields.into_iter().filter_map(|(name, field)| Some((name, field.as_ref()?)));
-    fields.map(|(name, field)| entry("", &format!("{name} {field}"))).collect()
+    let Some(tls) = tls else { return Vec::new() };
+    let fingerprint = tls.fingerprint.as_ref().map(|fingerprint| format!("SHA-256 {fingerprint}"));
+    particulars(tls).iter().chain(&fingerprint).map(|words| entry("", words)).collect()
 }
 
 fn user(summary: &Summary) -> Option<Line> {

@@ -107,6 +107,11 @@ pub(super) fn is_client_there(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Closed { by: Peer::Client, how: Ending::Reset })
 }
 
+/// Whether the server's stream was cut: then the client's is, too.
+pub(super) fn is_cut(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Closed { by: Peer::Upstream, how: Ending::Truncated | Ending::Reset })
+}
+
 /// What the client is told last, where it can make something of it.
 pub(super) fn last_line(outcome: &Outcome, terms: &Terms) -> Option<&'static str> {
     let Outcome::Violation(Violation { kind, .. }) = outcome else { return None };
