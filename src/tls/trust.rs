@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustls::{
-    Error, RootCertStore,
+    CertRevocationListError, Error, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject as _},
     server::VerifierBuilderError,
@@ -84,7 +84,7 @@ impl Trust {
             .build()
             .map_err(|cause| match cause {
                 VerifierBuilderError::InvalidCrl(cause) => {
-                    TrustError::Lists { path: crl_file.unwrap_or(path).to_owned(), cause: format!("{cause:?}") }
+                    TrustError::Lists { path: crl_file.unwrap_or(path).to_owned(), cause: words(&cause) }
                 }
                 cause => unusable(Error::General(cause.to_string())),
             })?;
@@ -124,6 +124,16 @@ fn roots(certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Er
     let mut roots = RootCertStore::empty();
     certificates.into_iter().try_for_each(|certificate| roots.add(certificate))?;
     Ok(roots)
+}
+
+fn words(cause: &CertRevocationListError) -> String {
+    match cause {
+        CertRevocationListError::ParseError | CertRevocationListError::Other(_) => "one of them is damaged".to_owned(),
+        CertRevocationListError::UnsupportedDeltaCrl => "one of them is a delta list".to_owned(),
+        CertRevocationListError::UnsupportedIndirectCrl => "one of them is an indirect list".to_owned(),
+        // Debug is all that they have.
+        cause => format!("{cause:?}"),
+    }
 }
 
 fn next_update(list: &CertificateRevocationListDer<'_>) -> Option<UnixTime> {

@@ -2,6 +2,7 @@
 
 mod listener;
 mod transcript;
+mod trust;
 mod upstream;
 
 use std::{collections::BTreeSet, ops::Range, path::Path, time::Duration};
