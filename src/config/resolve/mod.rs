@@ -3,6 +3,7 @@
 mod listener;
 mod server_tls;
 mod transcript;
+mod trust;
 mod upstream;
 
 use std::{
