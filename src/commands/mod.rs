@@ -1,5 +1,6 @@
 //! From a command line to the code that does what it says, and the exit code.
 
+mod certs;
 mod demo;
 mod reload;
 mod run;
@@ -28,6 +29,8 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// Something inside poptap failed.
     pub const SOFTWARE: u8 = 70;
+    /// A file that was to be made exists, or cannot be made.
+    pub const CANT_CREATE: u8 = 73;
     /// Input or output failed.
     pub const IO: u8 = 74;
     /// The configuration has a fault.
@@ -87,6 +90,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Demo => demo::demo(cli.verbosity),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
+        Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Config(ConfigCommand::Schema) => print(&config::schema()),

@@ -34,8 +34,16 @@ impl Authority {
     ///
     /// When the cryptographic library cannot make a key.
     pub fn new(common_name: &str) -> Result<Self, AuthorityError> {
+        Self::valid(common_name, Validity::days(3650))
+    }
+
+    /// Makes one that is valid for another time.
+    ///
+    /// # Errors
+    ///
+    /// When the cryptographic library cannot make a key.
+    pub fn valid(common_name: &str, validity: Validity) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
-        let validity = Validity::days(3650);
         let mut params = params(Vec::new(), common_name, validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

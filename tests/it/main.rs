@@ -9,6 +9,7 @@
 
 mod architecture;
 mod binary;
+mod certs;
 mod dialogues;
 mod endurance;
 mod hostile;
