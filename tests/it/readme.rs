@@ -39,8 +39,8 @@ fn every_flag_exists() {
         .flat_map(clap::Command::get_arguments)
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
-    // Of cargo, cargo-deny and the test runner.
-    let others = ["release", "path", "lib", "test", "all-targets", "example", "locked", "version"];
+    // Of cargo, cargo-deny, curl and the test runner.
+    let others = ["release", "path", "lib", "test", "all-targets", "cacert", "example", "locked", "version"];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {
@@ -59,7 +59,7 @@ fn every_setting_is_accepted() {
     }
     assert!(settings.len() > 5, "{settings:?}");
     for setting in settings {
-        let section = ["apop", "xclient"].iter().find(|key| setting.starts_with(*key)).map_or("transcript", |_| "upstream");
+        let section = ["apop", "proxy_protocol", "xclient"].iter().find(|key| setting.starts_with(*key)).map_or("transcript", |_| "upstream");
         let upstream = "[[upstream]]\nurl = \"pop3://192.0.2.1\"\n";
         let section = if section == "upstream" { String::new() } else { format!("[{section}]\n") };
         let file = folder.path().join("poptap.toml");
