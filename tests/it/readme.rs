@@ -59,7 +59,10 @@ fn every_setting_is_accepted() {
     }
     assert!(settings.len() > 5, "{settings:?}");
     for setting in settings {
-        let section = ["apop", "proxy_protocol", "xclient"].iter().find(|key| setting.starts_with(*key)).map_or("transcript", |_| "upstream");
+        let section = ["apop", "proxy_protocol", "xclient"]
+            .iter()
+            .find(|key| setting.starts_with(*key))
+            .map_or("transcript", |_| "upstream");
         let upstream = "[[upstream]]\nurl = \"pop3://192.0.2.1\"\n";
         let section = if section == "upstream" { String::new() } else { format!("[{section}]\n") };
         let file = folder.path().join("poptap.toml");
