@@ -17,7 +17,8 @@ Examples:
 
 Exit codes:
   0 success, 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
-  73 a file exists or cannot be made, 74 input or output failed, 78 fault in the configuration";
+  73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
+  78 fault in the configuration";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -30,6 +31,12 @@ Examples:
   poptap run pop3://192.0.2.7 --listen pop3s://:995 --cert pop.pem --key pop.key
       adds TLS in front of a server that has none
   poptap run --config /etc/poptap/poptap.toml";
+
+const PROBE_EXAMPLES: &str = "\
+Examples:
+  poptap probe pop3s://pop.example.net
+  poptap probe pop3+stls://mail.example.net --upstream-ca ca.pem --json
+  poptap probe pop3s://pop.example.net --user joe --password-file ./password";
 
 /// Watch POP3 sessions as they pass, unchanged, and keep a transcript that is safe to share.
 ///
@@ -79,6 +86,12 @@ pub enum Command {
     Check(Box<RunArgs>),
     /// Show a whole session: a sample mailbox, the proxy in front of it, a client, and the live transcript.
     Demo,
+    /// Look at a mail server: addresses, TLS, certificates, capabilities; log in where asked to.
+    ///
+    /// In plain words, or as one JSON object. The exit code is that of a health check: 0 when all is well, 69 when the
+    /// server cannot be reached or TLS or its greeting fails, 77 when it refuses the login.
+    #[command(after_help = PROBE_EXAMPLES)]
+    Probe(ProbeArgs),
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
@@ -170,6 +183,32 @@ pub struct RunArgs {
     /// The form of the log [default: text].
     #[arg(long, value_name = "FORM", help_heading = "Log")]
     pub log_format: Option<LogFormat>,
+}
+
+/// What `probe` takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProbeArgs {
+    /// The mail server: `pop3s://HOST`, `pop3+stls://HOST` or `pop3://HOST`; with `--config`, also an upstream's name.
+    #[arg(value_name = "URL")]
+    pub server: String,
+    /// A configuration file with an upstream of this name or URL: what it says of trust and time limits holds.
+    #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// PEM file with the certificates to trust instead of the system's roots.
+    #[arg(long, value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Log in as this user, count the messages, and leave. The password is asked for on the terminal.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Read the password from the only line of a file, or of standard input: `-`.
+    #[arg(long, value_name = "FILE|-", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// Log in even where whoever is on the way can read the password.
+    #[arg(long, requires = "user")]
+    pub allow_plain_login: bool,
 }
 
 /// When the conversation is printed as it passes.

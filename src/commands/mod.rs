@@ -2,6 +2,7 @@
 
 mod certs;
 mod demo;
+mod probe;
 mod reload;
 mod run;
 
@@ -33,6 +34,8 @@ pub mod exit {
     pub const CANT_CREATE: u8 = 73;
     /// Input or output failed.
     pub const IO: u8 = 74;
+    /// A server refused a login.
+    pub const NO_PERMISSION: u8 = 77;
     /// The configuration has a fault.
     pub const CONFIG: u8 = 78;
 }
@@ -88,6 +91,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Check(args) => check(&args),
         Command::Demo => demo::demo(cli.verbosity),
+        Command::Probe(args) => probe::probe(&args),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Certs(command) => certs::certs(&command),
@@ -232,7 +236,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (3, 3), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (4, 4), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

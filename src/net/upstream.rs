@@ -176,17 +176,22 @@ impl Connector {
     ///
     /// [`ConnectError`]; among them a greeting that never comes or is not `+OK`.
     pub async fn probe(&self) -> Result<Report, ConnectError> {
-        let Connected { mut stream, received, tls, address, .. } = self.connect(&Origin::own()).await?;
-        let line = if received.is_empty() {
-            let read = self.within_greeting(greeting(&mut stream)).await?;
-            read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))?
-        } else {
-            received
-        };
+        let mut connected = self.connect(&Origin::own()).await?;
+        let line = self.greet(&mut connected).await?;
+        let Connected { mut stream, tls, address, .. } = connected;
         quit(&mut stream).await;
         let days_left = tls.as_ref().and_then(|tls| tls::days_left(tls, OffsetDateTime::now_utc()));
         let xclient = line.windows(XCLIENT.len()).any(|octets| octets.eq_ignore_ascii_case(XCLIENT));
         Ok(Report { address, tls, days_left, greeting: escape_line(&line), xclient })
+    }
+
+    /// The server's greeting, within its time limit: the one that came before STLS, or the next line.
+    pub(crate) async fn greet(&self, connected: &mut Connected) -> Result<Vec<u8>, ConnectError> {
+        if !connected.received.is_empty() {
+            return Ok(connected.received.clone());
+        }
+        let read = self.within_greeting(greeting(&mut connected.stream)).await?;
+        read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))
     }
 
     async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {

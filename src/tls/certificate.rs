@@ -66,7 +66,7 @@ impl fmt::Display for Certificate {
 }
 
 /// A moment in RFC 3339, UTC, whole seconds.
-pub(super) fn rfc3339(moment: OffsetDateTime) -> String {
+pub(crate) fn rfc3339(moment: OffsetDateTime) -> String {
     // A certificate's year has four digits, so that this cannot fail.
     moment.format(&Rfc3339).unwrap_or_else(|_| moment.to_string())
 }

@@ -32,6 +32,7 @@ use crate::{
 pub use acceptor::{AcceptError, Acceptor, AcceptorError, Expiry};
 pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
+pub(crate) use certificate::rfc3339;
 pub use client::{Client, ClientError, NameError, check_name};
 pub use failure::{CertificateFault, HandshakeError};
 pub use identity::{Identity, IdentityError};

@@ -14,6 +14,7 @@ mod dialogues;
 mod endurance;
 mod hostile;
 mod log;
+mod probe;
 mod properties;
 mod readme;
 mod relay;

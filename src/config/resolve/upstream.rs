@@ -139,7 +139,7 @@ impl Resolver<'_> {
         None
     }
 
-    fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
+    pub(super) fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == reference) {
             return Ok(Arc::clone(upstream));
         }
