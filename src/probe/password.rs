@@ -60,7 +60,6 @@ impl<'a> Silent<'a> {
         let before = tcgetattr(terminal.as_fd()).map_err(|error| PasswordError::NoTerminal(error.into()))?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
-        silent.local_modes.insert(LocalModes::ECHONL);
         tcsetattr(terminal.as_fd(), OptionalActions::Flush, &silent).map_err(|error| PasswordError::NoTerminal(error.into()))?;
         Ok(Self { terminal, before })
     }
