@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _, io, time::Duration};
 use humantime::format_duration;
 
 use super::{DialError, StlsFault};
-use crate::tls::HandshakeError;
+use crate::tls::{HandshakeError, hint_behind_handshake};
 
 /// No usable connection to a server. `server` is its `host:port`.
 ///
@@ -20,6 +20,14 @@ pub enum ConnectError {
         server: String,
         /// Why.
         cause: DialError,
+    },
+    /// The PROXY protocol's header.
+    #[error("cannot tell `{server}` of the client: {cause}")]
+    Announce {
+        /// The server.
+        server: String,
+        /// Why.
+        cause: io::Error,
     },
     /// The TLS handshake.
     #[error("cannot start TLS with `{server}`: {cause}")]
@@ -97,7 +105,7 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
-            Self::Dial { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
+            Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
             Self::Tls { .. } => "upstream-tls",
             Self::HandshakeTimeout { .. } => "timeout-handshake",
             Self::Stls { .. } => "upstream-stls",
@@ -155,7 +163,7 @@ impl ConnectError {
             }
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => stls_hint(cause).map(Cow::Borrowed),
             Self::GreetingTimeout { hint, .. } | Self::Left { hint, .. } => Some(Cow::Borrowed(hint)),
-            Self::HandshakeTimeout { stls: true, .. } | Self::Refused { .. } => None,
+            Self::HandshakeTimeout { stls: true, .. } | Self::Announce { .. } | Self::Refused { .. } => None,
         }
     }
 
@@ -166,7 +174,11 @@ impl ConnectError {
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => {
                 matches!(cause, StlsFault::Closed(_) | StlsFault::Io { .. })
             }
-            Self::HandshakeTimeout { .. } | Self::Refused { .. } | Self::GreetingTimeout { .. } | Self::Left { .. } => true,
+            Self::HandshakeTimeout { .. }
+            | Self::Announce { .. }
+            | Self::Refused { .. }
+            | Self::GreetingTimeout { .. }
+            | Self::Left { .. } => true,
         }
     }
 }
@@ -204,7 +216,8 @@ fn stls_hint(cause: &StlsFault) -> Option<&'static str> {
         StlsFault::StlsRefused(_) => Some("the server may offer TLS on port 995: use `pop3s://`"),
         StlsFault::Injected(_) => Some("somebody on the way may be interfering; `pop3s://` is not open to this"),
         StlsFault::NotPop3(_) | StlsFault::TooLong(_) => Some("see whether the port in the URL is that of a POP3 server"),
-        StlsFault::Closed(_) | StlsFault::Io { .. } | StlsFault::Refused(_) => None,
+        StlsFault::Io { cause, .. } => hint_behind_handshake(cause),
+        StlsFault::Closed(_) | StlsFault::Refused(_) => None,
     }
 }
 
