@@ -17,3 +17,4 @@ mod properties;
 mod readme;
 mod relay;
 mod support;
+mod tls;
