@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 
 use crate::config::{
@@ -17,7 +17,8 @@ Examples:
 
 Exit codes:
   0 success, 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
-  74 input or output failed, 78 fault in the configuration";
+  73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
+  78 fault in the configuration";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -30,6 +31,12 @@ Examples:
   poptap run pop3://192.0.2.7 --listen pop3s://:995 --cert pop.pem --key pop.key
       adds TLS in front of a server that has none
   poptap run --config /etc/poptap/poptap.toml";
+
+const PROBE_EXAMPLES: &str = "\
+Examples:
+  poptap probe pop3s://pop.example.net
+  poptap probe pop3+stls://mail.example.net --upstream-ca ca.pem --json
+  poptap probe pop3s://pop.example.net --user joe --password-file ./password";
 
 /// Watch POP3 sessions as they pass, unchanged, and keep a transcript that is safe to share.
 ///
@@ -79,9 +86,18 @@ pub enum Command {
     Check(Box<RunArgs>),
     /// Show a whole session: a sample mailbox, the proxy in front of it, a client, and the live transcript.
     Demo,
+    /// Look at a mail server: addresses, TLS, certificates, capabilities; log in where asked to.
+    ///
+    /// In plain words, or as one JSON object. The exit code is that of a health check: 0 when all is well, 69 when the
+    /// server cannot be reached or TLS or its greeting fails, 77 when it refuses the login.
+    #[command(after_help = PROBE_EXAMPLES)]
+    Probe(ProbeArgs),
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Make an authority of your own, and certificates that it vouches for.
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.
@@ -169,6 +185,32 @@ pub struct RunArgs {
     pub log_format: Option<LogFormat>,
 }
 
+/// What `probe` takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProbeArgs {
+    /// The mail server: `pop3s://HOST`, `pop3+stls://HOST` or `pop3://HOST`; with `--config`, also an upstream's name.
+    #[arg(value_name = "URL")]
+    pub server: String,
+    /// A configuration file with an upstream of this name or URL: what it says of trust and time limits holds.
+    #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// PEM file with the certificates to trust instead of the system's roots.
+    #[arg(long, value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Log in as this user, count the messages, and leave. The password is asked for on the terminal.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Read the password from the only line of a file, or of standard input: `-`.
+    #[arg(long, value_name = "FILE|-", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// Log in even where whoever is on the way can read the password.
+    #[arg(long, requires = "user")]
+    pub allow_plain_login: bool,
+}
+
 /// When the conversation is printed as it passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Live {
@@ -227,6 +269,63 @@ pub struct StoreArgs {
     /// The configuration file that names the directory.
     #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// Making certificates. No file is ever overwritten, and keys are readable by their owner alone.
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Make an authority: `ca.pem`, which clients have to trust, and its key `ca.key`, which nobody else may have.
+    Ca(CertsCaArgs),
+    /// Issue a server's certificate, and make its key.
+    ///
+    /// They go to `NAME.pem`, with the authority's certificate behind the server's, and `NAME.key`. The certificate never
+    /// outlives the authority's.
+    Issue(CertsIssueArgs),
+}
+
+/// What `certs ca` takes.
+#[derive(Args, Clone, Debug)]
+pub struct CertsCaArgs {
+    /// What the authority is called.
+    #[arg(long, default_value = "poptap private CA")]
+    pub name: String,
+    /// The directory for the files; it is made where it is missing.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// For how many days from now it is valid.
+    #[arg(long, value_name = "N", default_value_t = 3650, value_parser = days())]
+    pub days: u32,
+}
+
+/// What `certs issue` takes.
+#[derive(Args, Clone, Debug)]
+pub struct CertsIssueArgs {
+    /// The server's names and addresses, as clients have them in their settings; `*.example.net` is for all names below.
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// PEM file with the authority's certificate.
+    #[arg(long, value_name = "FILE", default_value = "ca.pem")]
+    pub ca: PathBuf,
+    /// PEM file with the authority's key [default: that of the certificate, ending in `.key`].
+    #[arg(long, value_name = "FILE")]
+    pub ca_key: Option<PathBuf>,
+    /// The directory for the files, named after the first NAME; it is made where it is missing.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// The file for the certificate, in place of the directory.
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "out")]
+    pub cert: Option<PathBuf>,
+    /// The file for its key.
+    #[arg(long, value_name = "FILE", requires = "cert", conflicts_with = "out")]
+    pub key: Option<PathBuf>,
+    /// For how many days from now it is valid; some clients accept no more than 397.
+    #[arg(long, value_name = "N", default_value_t = 397, value_parser = days())]
+    pub days: u32,
+}
+
+/// A hundred years are enough, and keep the year within four digits.
+fn days() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(1..=36_500)
 }
 
 /// About the configuration file.
@@ -289,6 +388,11 @@ mod tests {
             &["poptap", "run", "-v", "-q"],
             &["poptap", "sessions", "show"],
             &["poptap", "sessions", "show", "ab", "--last"],
+            &["poptap", "certs", "issue"],
+            &["poptap", "certs", "issue", "mail", "--cert", "mail.pem"],
+            &["poptap", "certs", "issue", "mail", "--cert", "mail.pem", "--key", "mail.key", "--out", "."],
+            &["poptap", "certs", "ca", "--days", "0"],
+            &["poptap", "certs", "ca", "--days", "36501"],
         ] {
             assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

@@ -49,6 +49,7 @@
 //! | [`policy`] | the filters |
 //! | [`record`], [`inspect`] | the transcript: written, and read |
 //! | [`escape`] | text from strangers, made safe to show |
+//! | [`probe`] | one look at a server: what it is found to be |
 //! | [`demo`], [`telemetry`] | a sample mailbox; the operational log |
 //!
 //! Dependencies point inward, `pop3 ← tap ← relay ← session ← server`, and a test scans the sources for it. `DESIGN.md`
@@ -63,6 +64,7 @@ pub mod inspect;
 pub mod net;
 pub mod policy;
 pub mod pop3;
+pub mod probe;
 pub mod record;
 pub mod relay;
 pub mod server;

@@ -273,7 +273,7 @@ impl AllowFrom {
 }
 
 /// An IPv4 client of a dual-stack listener has an address that maps its own.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

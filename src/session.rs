@@ -15,7 +15,7 @@ use crate::{
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{House, Refusal, Terms},
+    server::{House, Refusal, Terms, canonical},
     tap::Tap,
 };
 
@@ -32,7 +32,8 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
         (TlsMode::Implicit, Some(acceptor)) => {
             let secured = tokio::select! {
                 secured = Box::pin(secure(client, acceptor, Mode::Implicit, house.timeouts.handshake, &mut recorder)) => secured,
-                () = house.stop.close.cancelled() => Err(cut_short(house)),
+                // Nothing has begun that could be finished.
+                () = house.stop.drain.cancelled() => Err(ended("poptap", "shutdown")),
             };
             match secured {
                 Ok((stream, tls)) => Client { stream, address, tls: Some(tls) },
@@ -60,7 +61,9 @@ struct Client {
 }
 
 async fn connect(client: &Client, terms: &Terms) -> Result<Connected, ConnectError> {
-    let origin = Origin { client: client.address, listener: terms.address, tls: client.tls.clone() };
+    // Where all interfaces are listened on, the address that the client chose is the one that tells something.
+    let listener = client.stream.local_addr().map_or(terms.address, canonical);
+    let origin = Origin { client: client.address, listener, tls: client.tls.clone() };
     terms.connector.connect(&origin).await
 }
 

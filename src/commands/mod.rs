@@ -1,6 +1,8 @@
 //! From a command line to the code that does what it says, and the exit code.
 
+mod certs;
 mod demo;
+mod probe;
 mod reload;
 mod run;
 
@@ -28,8 +30,12 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// Something inside poptap failed.
     pub const SOFTWARE: u8 = 70;
+    /// A file that was to be made exists, or cannot be made.
+    pub const CANT_CREATE: u8 = 73;
     /// Input or output failed.
     pub const IO: u8 = 74;
+    /// A server refused a login.
+    pub const NO_PERMISSION: u8 = 77;
     /// The configuration has a fault.
     pub const CONFIG: u8 = 78;
 }
@@ -85,8 +91,10 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Check(args) => check(&args),
         Command::Demo => demo::demo(cli.verbosity),
+        Command::Probe(args) => probe::probe(&args),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
+        Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Config(ConfigCommand::Schema) => print(&config::schema()),
@@ -228,7 +236,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (3, 3), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (4, 4), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

@@ -102,6 +102,13 @@ fn upstream_section(upstream: &Upstream) -> UpstreamSection {
         name: Some(upstream.name.clone()).filter(|name| *name != url.to_string()).map(unplaced),
         url: Some(unplaced(url)),
         ca_file: upstream.ca_file.clone().map(unplaced),
+        crl_file: upstream.crl_file.clone().map(unplaced),
+        pin: upstream.pin.map(unplaced),
+        accept: Some(upstream.accept.clone()).filter(|accept| !accept.is_empty()).map(unplaced),
+        cert: upstream.client.as_ref().map(|pair| unplaced(pair.cert.clone())),
+        key: upstream.client.as_ref().map(|pair| unplaced(pair.key.clone())),
+        server_name: upstream.server_name.clone().map(unplaced),
+        proxy_protocol: Some(upstream.proxy_protocol),
         apop: Some(upstream.apop),
         xclient: Some(upstream.xclient),
     }

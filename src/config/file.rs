@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, StlsPolicy,
-    Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
+    Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
+    ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
     values::{Period, Size, WaitLimit},
 };
@@ -116,6 +116,26 @@ pub(super) struct UpstreamSection {
     /// PEM file with the certificates to trust instead of the system's roots.
     #[schemars(with = "Option<PathBuf>")]
     pub(super) ca_file: Option<Spanned<PathBuf>>,
+    /// PEM file with certificate revocation lists, one of each authority in the server's chain; only with `ca_file`.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) crl_file: Option<Spanned<PathBuf>>,
+    /// The digest of the server's certificate, or of its public key. Issuer, name and dates are then not looked at.
+    #[schemars(with = "Option<Pin>")]
+    pub(super) pin: Option<Spanned<Pin>>,
+    /// Faults of the server's certificate that are accepted.
+    #[schemars(with = "Option<Vec<Accept>>")]
+    pub(super) accept: Option<Spanned<Vec<Accept>>>,
+    /// PEM file with the certificate for a server that asks for one.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    /// PEM file with its private key; the certificate's own file when left out.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) key: Option<Spanned<PathBuf>>,
+    /// The name that is asked for and verified, in place of the URL's host.
+    #[schemars(with = "Option<String>")]
+    pub(super) server_name: Option<Spanned<String>>,
+    /// Whether the server is told of the client by the PROXY protocol.
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
     /// What becomes of an APOP timestamp received before TLS.
     pub(super) apop: Option<ApopPolicy>,
     /// What becomes of XCLIENT and XOIP from clients.

@@ -25,7 +25,7 @@ pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use provision::provision;
-pub use resolve::{Loaded, load};
+pub use resolve::{Loaded, Probed, load, probed};
 pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
 pub use store::store;
 pub use values::{Argument, Period, Size, WaitLimit};

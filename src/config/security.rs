@@ -1,10 +1,14 @@
 //! How a hop is protected: certificates and keys, whom to trust, and how far.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, str::FromStr};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::fault::Malformed;
+use crate::escape::hex;
 
 /// How a hop is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +126,42 @@ impl Accept {
 }
 
 /// The SHA-256 of a certificate, or of its public key (`SubjectPublicKeyInfo`, RFC 5280 §4.1.2.7), in DER.
+///
+/// Written `sha256:` and 64 hexadecimal digits, with or without colons between octets, or 32 octets in base64, which is how
+/// other programs print the digest of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin(
     /// The digest.
     pub [u8; 32],
 );
+
+impl FromStr for Pin {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let digest = text.strip_prefix("sha256:").or_else(|| text.strip_prefix("sha256//"));
+        digest.and_then(octets).map(Self).ok_or_else(|| {
+            let hint = "write `sha256:` and 64 hexadecimal digits, or 32 octets in base64; `poptap probe URL` prints them";
+            Malformed::new(format!("`{text}` is not a pin"), hint)
+        })
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "sha256:{}", hex(&self.0))
+    }
+}
+
+fn octets(digest: &str) -> Option<[u8; 32]> {
+    let digits: String = digest.chars().filter(|&letter| letter != ':').collect();
+    if digits.len() == 64 {
+        let octet = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let found: Option<Vec<u8>> = (0..64).step_by(2).map(octet).collect();
+        return found?.try_into().ok().filter(|_| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    }
+    STANDARD.decode(digest).ok()?.try_into().ok()
+}
 
 /// Whether the server is told of the client by a PROXY protocol header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -137,4 +172,34 @@ pub enum ProxyProtocol {
     Off,
     /// By version 2, the binary one; whether the client's hop is TLS goes along.
     V2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGITS: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_pin_is_read_in_every_form_and_written_in_one() {
+        let colons: Vec<_> = DIGITS.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect();
+        for form in [
+            format!("sha256:{DIGITS}"),
+            format!("sha256:{}", colons.join(":").to_uppercase()),
+            "sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned(),
+            "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned(),
+        ] {
+            assert_eq!(form.parse::<Pin>().unwrap().to_string(), format!("sha256:{DIGITS}"), "{form}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pin_is_refused() {
+        let signed = format!("sha256:+{}", &DIGITS[1..]);
+        let short = format!("sha256:{}", &DIGITS[2..]);
+        for wrong in [DIGITS, "sha256:", "sha256:xyz", "sha1:47DE", &signed, &short, "sha256:47DEQpj8HBSa"] {
+            let refused = wrong.parse::<Pin>().unwrap_err();
+            assert!(refused.to_string().contains("is not a pin"), "{wrong}: {refused}");
+        }
+    }
 }

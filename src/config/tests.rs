@@ -388,3 +388,119 @@ fn the_schema_accepts_the_example_and_refuses_what_is_wrong() {
         assert!(!validator.is_valid(&json(wrong)), "{wrong}");
     }
 }
+
+/// What an upstream's files hold: an authority, two certificates with their keys, and revocation lists.
+struct Pems {
+    folder: tempfile::TempDir,
+}
+
+impl Pems {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        for name in ["a", "b"] {
+            let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["client".to_owned()]).unwrap();
+            write(&format!("{name}.pem"), &cert.pem());
+            write(&format!("{name}.key"), &signing_key.serialize_pem());
+            write(&format!("{name}.both"), &(cert.pem() + &signing_key.serialize_pem()));
+        }
+        write("bad.crl", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+        Self { folder }
+    }
+
+    /// A configuration with these settings of its upstream; `@x` is the file `x`.
+    fn file(&self, scheme: &str, settings: &str) -> String {
+        let settings = settings.replace('@', &format!("{}/", self.folder.path().display()));
+        format!("[[upstream]]\nurl = '{scheme}://mail'\n{settings}\n")
+    }
+
+    fn faults(&self, scheme: &str, settings: &str) -> Vec<String> {
+        let folder = format!("{}/", self.folder.path().display());
+        faults(&self.file(scheme, settings), "").into_iter().map(|fault| fault.replace(&folder, "@")).collect()
+    }
+}
+
+const PIN: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+#[test]
+fn trust_that_does_not_fit_together_is_refused_with_its_place() {
+    let pems = Pems::new();
+    for (settings, said) in [
+        ("crl_file = '@bad.crl'", "p.toml:3:12: there is a `crl_file`, and no `ca_file`".to_owned()),
+        (
+            "ca_file = '@a.pem'\ncrl_file = '@bad.crl'",
+            "p.toml:4:12: cannot use the certificate revocation lists in `@bad.crl`: one of them is damaged".to_owned(),
+        ),
+        (
+            "ca_file = '@a.pem'\ncrl_file = '@none'",
+            "p.toml:4:12: cannot use the certificate revocation lists in `@none`: ".to_owned(),
+        ),
+        (
+            &format!("ca_file = '@a.pem'\npin = '{PIN}'"),
+            "p.toml:4:7: `pin` takes the place of everything else, `ca_file` too".to_owned(),
+        ),
+        (
+            &format!("accept = ['expired']\npin = '{PIN}'"),
+            "p.toml:4:7: `pin` takes the place of everything else, `accept` too".to_owned(),
+        ),
+        ("pin = 'sha256:12'", "p.toml:3:7: `sha256:12` is not a pin".to_owned()),
+        ("accept = ['expird']", "p.toml:3:11: unknown value `expird`".to_owned()),
+        ("key = '@a.key'", "p.toml:3:7: there is a `key`, and no `cert`".to_owned()),
+        ("cert = '@a.pem'", "p.toml:3:8: there is no private key in `@a.pem`".to_owned()),
+        ("cert = '@none'", "p.toml:3:8: cannot read `@none`: No such file".to_owned()),
+        (
+            "cert = '@a.pem'\nkey = '@b.key'",
+            "p.toml:3:8: cannot use the certificate in `@a.pem` with the key in `@b.key`: ".to_owned(),
+        ),
+        ("server_name = 'no name'", "p.toml:3:15: cannot use `no name` as the name of a TLS server".to_owned()),
+        ("proxy_protocol = 'v1'", "p.toml:3:18: unknown value `v1`".to_owned()),
+    ] {
+        let found = pems.faults("pop3s", settings);
+        assert!(found.len() == 1 && found[0].starts_with(&said), "{settings}: {found:?}");
+    }
+}
+
+#[test]
+fn a_plain_upstream_has_nothing_to_verify() {
+    let pems = Pems::new();
+    for (key, value) in [
+        ("crl_file", "'@bad.crl'"),
+        ("pin", &format!("'{PIN}'")),
+        ("accept", "['expired']"),
+        ("cert", "'@a.both'"),
+        ("server_name", "'pop.example.net'"),
+    ] {
+        let found = pems.faults("pop3", &format!("{key} = {value}"));
+        let said = format!("the upstream `pop3://mail` is plain, and has no use for `{key}`");
+        assert!(found.len() == 1 && found[0].ends_with(&said), "{found:?}");
+    }
+    assert!(load_words(Some(&pems.file("pop3", "proxy_protocol = 'v2'")), "").is_ok());
+}
+
+#[test]
+fn whatever_weakens_trust_is_warned_of() {
+    let pems = Pems::new();
+    let settings = "accept = ['wrong-name', 'expired', 'wrong-name', 'self-signed']";
+    let Loaded { config, warnings } = load_words(Some(&pems.file("pop3+stls", settings)), "").unwrap();
+    let accept = &config.listeners[0].upstream.accept;
+    assert_eq!(accept.iter().map(|fault| fault.name()).collect::<Vec<_>>(), ["expired", "self-signed", "wrong-name"]);
+    for (warning, said) in warnings.iter().zip(["have expired", "self-signed", "other names"]) {
+        assert!(warning.starts_with("`pop3+stls://mail`: ") && warning.contains(said), "{warning}");
+    }
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    let pinned = load_words(Some(&pems.file("pop3s", &format!("pin = '{PIN}'"))), "").unwrap();
+    assert_eq!(pinned.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_an_upstream_says_of_trust_loads_again_to_the_same() {
+    let pems = Pems::new();
+    for settings in [
+        "ca_file = '@a.pem'\naccept = ['expired']\ncert = '@b.both'\nserver_name = 'other'\nproxy_protocol = 'v2'".to_owned(),
+        format!("pin = '{PIN}'\ncert = '@b.pem'\nkey = '@b.key'"),
+    ] {
+        let loaded = config(Some(&pems.file("pop3s", &settings)), "");
+        let toml = effective(&loaded).unwrap();
+        assert_eq!(config(Some(&toml), ""), loaded, "{toml}");
+    }
+}

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    ContentPolicy,
+    ContentPolicy, Pin,
     address::{ListenAddress, Network, UpstreamUrl},
     fault::Malformed,
 };
@@ -161,6 +161,7 @@ written_as_text! {
     ContentPolicy: "Content", r"^(none|headers|lines:[0-9]+|full)$", "\"none\", \"headers\", \"lines:N\" or \"full\"";
     ListenAddress: "ListenAddress", r"^.*[0-9]/?$", "an address such as \"127.0.0.1:1110\"";
     UpstreamUrl: "UpstreamUrl", r"^[A-Za-z3+]+://", "a URL such as \"pop3s://pop.example.net\"";
+    Pin: "Pin", r"^sha256(:|//)[0-9A-Za-z+/=:]+$", "a pin: \"sha256:\" and 64 hexadecimal digits, or base64";
     Network: "Network", r"^([Aa][Nn][Yy]|[0-9a-fA-F.:]+(/[0-9]+)?)$", "a network such as \"192.0.2.0/24\", or \"any\"";
 }
 

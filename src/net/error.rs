@@ -21,6 +21,14 @@ pub enum ConnectError {
         /// Why.
         cause: DialError,
     },
+    /// The PROXY protocol's header.
+    #[error("cannot tell `{server}` of the client: {cause}")]
+    Announce {
+        /// The server.
+        server: String,
+        /// Why.
+        cause: io::Error,
+    },
     /// The TLS handshake.
     #[error("cannot start TLS with `{server}`: {cause}")]
     Tls {
@@ -97,7 +105,7 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
-            Self::Dial { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
+            Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
             Self::Tls { .. } => "upstream-tls",
             Self::HandshakeTimeout { .. } => "timeout-handshake",
             Self::Stls { .. } => "upstream-stls",
@@ -155,7 +163,7 @@ impl ConnectError {
             }
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => stls_hint(cause).map(Cow::Borrowed),
             Self::GreetingTimeout { hint, .. } | Self::Left { hint, .. } => Some(Cow::Borrowed(hint)),
-            Self::HandshakeTimeout { stls: true, .. } | Self::Refused { .. } => None,
+            Self::HandshakeTimeout { stls: true, .. } | Self::Announce { .. } | Self::Refused { .. } => None,
         }
     }
 
@@ -166,7 +174,11 @@ impl ConnectError {
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => {
                 matches!(cause, StlsFault::Closed(_) | StlsFault::Io { .. })
             }
-            Self::HandshakeTimeout { .. } | Self::Refused { .. } | Self::GreetingTimeout { .. } | Self::Left { .. } => true,
+            Self::HandshakeTimeout { .. }
+            | Self::Announce { .. }
+            | Self::Refused { .. }
+            | Self::GreetingTimeout { .. }
+            | Self::Left { .. } => true,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod dial;
 mod error;
+mod proxy_protocol;
 mod stls;
 mod stream;
 mod upstream;

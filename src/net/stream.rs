@@ -93,6 +93,17 @@ impl Stream {
         }
     }
 
+    /// What the server presented to `client`; `None` where there is no TLS with a server.
+    pub(crate) fn presented(&self, client: &tls::Client) -> Option<tls::Presented> {
+        match self {
+            Self::Tls(tls) => match &**tls {
+                TlsStream::Client(tls) => Some(client.presented(tls.get_ref().1)),
+                TlsStream::Server(_) => None,
+            },
+            Self::Plain(_) => None,
+        }
+    }
+
     /// The socket below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {

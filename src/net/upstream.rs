@@ -17,15 +17,17 @@ use tokio::{
 };
 
 use super::{
-    ConnectError, Step, StlsFault, Stream, System, dial,
+    ConnectError, Step, StlsFault, Stream, System, dial, proxy_protocol,
     stls::{greeting, negotiate},
 };
 use crate::{
-    config::{Timeouts, TlsMode, Upstream},
+    config::{ProxyProtocol, Timeouts, TlsMode, Upstream},
     escape::escape_line,
     record::schema,
-    tls::{self, HandshakeError, KeyLog, Trust, TrustError},
+    tls::{self, Expiry, HandshakeError, KeyLog, Presented},
 };
+
+pub use crate::tls::ClientError as TlsConfigError;
 
 /// Connects to one server. Built once, since it holds whom to trust and the TLS sessions to resume.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub struct Connector {
     host: String,
     port: u16,
     security: Security,
+    proxy_protocol: ProxyProtocol,
     connect: Duration,
     handshake: Duration,
     greeting: Duration,
@@ -64,6 +67,10 @@ impl Origin {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         Self { client: nobody, listener: nobody, tls: None }
     }
+
+    pub(super) fn is_own(&self) -> bool {
+        *self == Self::own()
+    }
 }
 
 /// A connection over which a session can be relayed.
@@ -77,6 +84,10 @@ pub struct Connected {
     pub tls: Option<schema::Tls>,
     /// The address that answered.
     pub address: SocketAddr,
+    /// How long the name's lookup and TCP took.
+    pub dialling: Duration,
+    /// How long the rest took: STLS with the greeting before it, and the TLS handshake.
+    pub securing: Duration,
 }
 
 /// What a test of the upstream found.
@@ -94,67 +105,69 @@ pub struct Report {
     pub xclient: bool,
 }
 
-/// A configuration of TLS that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsConfigError {
-    /// Nobody to trust.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// No name to verify.
-    #[error(transparent)]
-    Name(#[from] tls::NameError),
-}
-
-impl TlsConfigError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Trust(error) => error.hint(),
-            Self::Name(_) => "give the server's name as its certificate has it",
-        }
-    }
-}
-
 impl Connector {
     /// For one upstream.
     ///
     /// # Errors
     ///
-    /// When TLS is asked for, and nobody can be trusted or no name verified.
-    pub fn new(upstream: &Upstream, timeouts: &Timeouts, _key_log: Option<&KeyLog>) -> Result<Self, TlsConfigError> {
-        let client = || {
-            let trust = Trust::new(upstream.ca_file.as_deref())?;
-            Ok::<_, TlsConfigError>(tls::Client::new(&trust, &upstream.host)?)
-        };
+    /// When TLS is asked for, and nobody can be trusted, no name verified, or no certificate presented.
+    pub fn new(upstream: &Upstream, timeouts: &Timeouts, key_log: Option<&KeyLog>) -> Result<Self, TlsConfigError> {
         let security = match upstream.tls {
             TlsMode::Plain => Security::Plain,
-            TlsMode::Implicit => Security::Implicit(client()?),
-            TlsMode::Stls => Security::Stls(client()?),
+            TlsMode::Implicit => Security::Implicit(tls::Client::of(upstream, key_log)?),
+            TlsMode::Stls => Security::Stls(tls::Client::of(upstream, key_log)?),
         };
         Ok(Self {
             host: upstream.host.clone(),
             port: upstream.port,
             security,
+            proxy_protocol: upstream.proxy_protocol,
             connect: timeouts.connect,
             handshake: timeouts.handshake,
             greeting: timeouts.greeting,
         })
     }
 
-    /// Resolves, connects and starts TLS, each within its time limit.
+    /// When each certificate expires that is presented to the server.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.client().and_then(tls::Client::expiry).into_iter().cloned().collect()
+    }
+
+    /// Resolves, connects, tells the server of the client where that is configured, and starts TLS, each within its time
+    /// limit.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; the connection is closed then, and no octet but STLS' and the handshake's was sent.
-    pub async fn connect(&self, _origin: &Origin) -> Result<Connected, ConnectError> {
+    /// [`ConnectError`]; the connection is closed then, and no octet but the PROXY protocol's, STLS' and the handshake's was
+    /// sent.
+    pub async fn connect(&self, origin: &Origin) -> Result<Connected, ConnectError> {
         // Boxed: what dialling and handshakes need is freed before the caller goes on.
         Box::pin(async {
+            let begun = Instant::now();
             let dialled = dial(&System, &self.host, self.port, self.connect).await;
-            let (tcp, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
-            self.secure(tcp, address).await
+            let (mut tcp, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
+            let dialling = begun.elapsed();
+            self.announce(&mut tcp, origin).await?;
+            Ok(Connected { dialling, ..self.secure(tcp, address).await? })
         })
         .await
+    }
+
+    /// What the server has presented on this connection; `None` where there is no TLS.
+    #[must_use]
+    pub fn presented(&self, connected: &Connected) -> Option<Presented> {
+        connected.stream.presented(self.client()?)
+    }
+
+    /// The PROXY protocol's header goes ahead of everything, TLS included.
+    async fn announce(&self, tcp: &mut TcpStream, origin: &Origin) -> Result<(), ConnectError> {
+        if self.proxy_protocol == ProxyProtocol::Off {
+            return Ok(());
+        }
+        let header = proxy_protocol::header(origin);
+        let sent = timeout(self.connect, tcp.write_all(&header)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        sent.map_err(|cause| ConnectError::Announce { server: self.server(), cause })
     }
 
     /// Tests the server: connects, reads its greeting, says QUIT and closes.
@@ -163,31 +176,48 @@ impl Connector {
     ///
     /// [`ConnectError`]; among them a greeting that never comes or is not `+OK`.
     pub async fn probe(&self) -> Result<Report, ConnectError> {
-        let Connected { mut stream, received, tls, address } = self.connect(&Origin::own()).await?;
-        let line = if received.is_empty() {
-            let read = self.within_greeting(greeting(&mut stream)).await?;
-            read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))?
-        } else {
-            received
-        };
+        let mut connected = self.connect(&Origin::own()).await?;
+        let line = self.greet(&mut connected).await?;
+        let Connected { mut stream, tls, address, .. } = connected;
         quit(&mut stream).await;
         let days_left = tls.as_ref().and_then(|tls| tls::days_left(tls, OffsetDateTime::now_utc()));
         let xclient = line.windows(XCLIENT.len()).any(|octets| octets.eq_ignore_ascii_case(XCLIENT));
         Ok(Report { address, tls, days_left, greeting: escape_line(&line), xclient })
     }
 
+    /// The server's greeting, within its time limit: the one that came before STLS, or the next line.
+    pub(crate) async fn greet(&self, connected: &mut Connected) -> Result<Vec<u8>, ConnectError> {
+        if !connected.received.is_empty() {
+            return Ok(connected.received.clone());
+        }
+        let read = self.within_greeting(greeting(&mut connected.stream)).await?;
+        read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))
+    }
+
     async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {
+        let begun = Instant::now();
         let stream = Stream::new(tcp);
-        let (stream, received, mode) = match &self.security {
-            Security::Plain => return Ok(Connected { stream, received: Vec::new(), tls: None, address }),
-            Security::Implicit(client) => (self.implicit(stream, client).await?, Vec::new(), "implicit"),
+        let (stream, received, tls) = match &self.security {
+            Security::Plain => (stream, Vec::new(), None),
+            Security::Implicit(client) => {
+                let stream = self.implicit(stream, client).await?;
+                let tls = stream.describe("implicit").map(|tls| client.annotate(tls));
+                (stream, Vec::new(), tls)
+            }
             Security::Stls(client) => {
                 let (stream, received) = self.stls(stream, client).await?;
-                (stream, received, "stls")
+                let tls = stream.describe("stls").map(|tls| client.annotate(tls));
+                (stream, received, tls)
             }
         };
-        let tls = stream.describe(mode);
-        Ok(Connected { stream, received, tls, address })
+        Ok(Connected { stream, received, tls, address, dialling: Duration::ZERO, securing: begun.elapsed() })
+    }
+
+    fn client(&self) -> Option<&tls::Client> {
+        match &self.security {
+            Security::Plain => None,
+            Security::Implicit(client) | Security::Stls(client) => Some(client),
+        }
     }
 
     async fn implicit(&self, stream: Stream, client: &tls::Client) -> Result<Stream, ConnectError> {
@@ -232,6 +262,9 @@ impl Connector {
     /// What to try when a server never greets: one that expects TLS waits for the client to begin.
     fn silence_hint(&self) -> String {
         match self.security {
+            _ if self.proxy_protocol == ProxyProtocol::V2 => {
+                "see whether the server expects the PROXY protocol at that port, and trusts this host to speak it".to_owned()
+            }
             Security::Implicit(_) => "see whether a POP3 server answers at that port, and what its log says".to_owned(),
             _ if self.port == 995 => "port 995 is for TLS: use `pop3s://`".to_owned(),
             _ => "perhaps it expects TLS from the first octet: use `pop3s://`".to_owned(),

@@ -13,7 +13,7 @@ pub enum ReloadError {
     /// A file cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A certificate that listeners would present has expired.
+    /// A certificate that poptap would present has expired.
     #[error("{} has expired on {}", expiry.what, expiry.not_after.date())]
     Expired {
         /// Which one.
@@ -77,5 +77,6 @@ fn fit(terms: &Terms) -> Result<(), ReloadError> {
 }
 
 fn expiries(terms: &Terms) -> Vec<Expiry> {
-    terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default()
+    let presented = terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default();
+    presented.into_iter().chain(terms.connector.expiries()).collect()
 }

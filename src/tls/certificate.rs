@@ -1,9 +1,6 @@
 //! What people want to know of a certificate.
 
-use std::{
-    fmt::{self, Write as _},
-    net::IpAddr,
-};
+use std::{fmt, net::IpAddr};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -13,7 +10,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use crate::escape::escape;
+use crate::escape::{escape, hex};
 
 /// How many names of a certificate are shown: some have hundreds.
 const NAMES_SHOWN: usize = 8;
@@ -33,6 +30,10 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// Whether subject and issuer are the same.
     pub self_signed: bool,
+    /// The SHA-256 of all of it, in lower-case hexadecimal.
+    pub fingerprint: String,
+    /// The SHA-256 of its public key (`SubjectPublicKeyInfo`, RFC 5280 §4.1.2.7), in lower-case hexadecimal.
+    pub key_fingerprint: String,
 }
 
 impl Certificate {
@@ -47,6 +48,8 @@ impl Certificate {
             not_after: moment(parsed.validity().not_after)?,
             names: names(&parsed),
             self_signed: parsed.subject() == parsed.issuer(),
+            fingerprint: fingerprint(der),
+            key_fingerprint: fingerprint(parsed.tbs_certificate.subject_pki.raw),
         })
     }
 }
@@ -63,17 +66,21 @@ impl fmt::Display for Certificate {
 }
 
 /// A moment in RFC 3339, UTC, whole seconds.
-pub(super) fn rfc3339(moment: OffsetDateTime) -> String {
+pub(crate) fn rfc3339(moment: OffsetDateTime) -> String {
     // A certificate's year has four digits, so that this cannot fail.
     moment.format(&Rfc3339).unwrap_or_else(|_| moment.to_string())
 }
 
 /// The SHA-256 of a DER certificate, in lower-case hexadecimal.
 pub(super) fn fingerprint(der: &[u8]) -> String {
-    digest(&SHA256, der).as_ref().iter().fold(String::with_capacity(64), |mut text, octet| {
-        let _ = write!(text, "{octet:02x}");
-        text
-    })
+    hex(&sha256(der))
+}
+
+/// The SHA-256.
+pub(super) fn sha256(octets: &[u8]) -> [u8; 32] {
+    let mut found = [0; 32];
+    found.copy_from_slice(digest(&SHA256, octets).as_ref());
+    found
 }
 
 /// Names in words, the first few of them.

@@ -6,8 +6,9 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use time::OffsetDateTime;
 
 use super::{
-    Certificate,
+    Certificate, Presented,
     certificate::{list_names, rfc3339},
+    verifier::{NotPinned, is_authority},
 };
 use crate::escape::{escape, escape_line};
 
@@ -20,8 +21,8 @@ pub enum HandshakeError {
     Certificate {
         /// What is wrong with it.
         fault: CertificateFault,
-        /// The certificate; `None` when it cannot be read.
-        certificate: Option<Box<Certificate>>,
+        /// All that was presented; nothing when that was not seen.
+        presented: Box<Presented>,
     },
     /// It answered in plain text.
     #[error("it speaks plain text, not TLS{}", quoted(first))]
@@ -48,12 +49,16 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     /// From tokio-rustls' error, the first octets of the answer, and the certificate that the verifier refused.
-    pub(super) fn new(error: io::Error, first: &[u8], refused: Option<&[u8]>) -> Self {
+    pub(super) fn new(error: io::Error, first: &[u8], refused: Option<Presented>) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::InvalidCertificate(fault)) => {
-                let certificate = refused.and_then(Certificate::parse).map(Box::new);
-                Self::Certificate { fault: CertificateFault::new(fault, certificate.as_deref()), certificate }
+                let presented = refused.unwrap_or_default();
+                Self::Certificate { fault: CertificateFault::new(fault, presented.chain.first()), presented: presented.into() }
             }
+            Some(Error::InvalidCertRevocationList(fault)) => Self::Certificate {
+                fault: CertificateFault::UnusableList(escape(format!("{fault:?}").as_bytes())),
+                presented: refused.unwrap_or_default().into(),
+            },
             // Even when the connection then ended or was reset: less plain text than a record's header is no message yet.
             _ if !first.is_empty() && !begins_like_tls(first) => Self::PlainText { first: escape_line(first) },
             Some(error) => Self::protocol(error),
@@ -77,8 +82,14 @@ impl HandshakeError {
     /// The certificate that was refused.
     #[must_use]
     pub fn certificate(&self) -> Option<&Certificate> {
+        self.presented()?.chain.first()
+    }
+
+    /// All that was presented, when a certificate was refused.
+    #[must_use]
+    pub fn presented(&self) -> Option<&Presented> {
         match self {
-            Self::Certificate { certificate, .. } => certificate.as_deref(),
+            Self::Certificate { presented, .. } => Some(presented),
             _ => None,
         }
     }
@@ -135,13 +146,30 @@ pub enum CertificateFault {
     },
     /// It is an authority's, and so cannot be a server's (RFC 5280 §4.2.1.9).
     Authority,
+    /// Its authority took it, or one that it depends on, back.
+    Revoked,
+    /// No revocation list says whether it, or one that it depends on, was taken back.
+    UnknownStatus,
+    /// The revocation list that would tell is out of date.
+    ListExpired {
+        /// When the next one should have come.
+        next_update: OffsetDateTime,
+    },
+    /// The revocation list that would tell cannot be used: it is not signed by whom it should be, or of an unknown kind.
+    UnusableList(String),
+    /// It is not the one that was pinned.
+    NotPinned {
+        /// The SHA-256 of the one that came, in hexadecimal.
+        certificate: String,
+        /// The SHA-256 of its public key.
+        key: String,
+    },
     /// Anything else.
     Other(String),
 }
 
 impl CertificateFault {
     fn new(error: &CertificateError, certificate: Option<&Certificate>) -> Self {
-        let is = |what: &str| format!("{error:?}").contains(what);
         match (error, certificate) {
             (CertificateError::ExpiredContext { not_after, .. }, _) => {
                 let not_after = moment(not_after.as_secs());
@@ -156,7 +184,15 @@ impl CertificateFault {
             (CertificateError::UnknownIssuer, Some(certificate)) if certificate.self_signed => Self::SelfSigned,
             (CertificateError::UnknownIssuer, Some(certificate)) => Self::UnknownIssuer { issuer: certificate.issuer.clone() },
             (CertificateError::BadSignature, Some(certificate)) => Self::ForeignSignature { issuer: certificate.issuer.clone() },
-            _ if is("CaUsedAsEndEntity") => Self::Authority,
+            (CertificateError::Revoked, _) => Self::Revoked,
+            (CertificateError::UnknownRevocationStatus, _) => Self::UnknownStatus,
+            (CertificateError::ExpiredRevocationListContext { next_update, .. }, _) => {
+                Self::ListExpired { next_update: moment(next_update.as_secs()) }
+            }
+            (CertificateError::Other(other), Some(certificate)) if other.0.is::<NotPinned>() => {
+                Self::NotPinned { certificate: certificate.fingerprint.clone(), key: certificate.key_fingerprint.clone() }
+            }
+            (CertificateError::Other(other), _) if is_authority(other) => Self::Authority,
             _ => Self::Other(escape(error.to_string().as_bytes())),
         }
     }
@@ -174,7 +210,17 @@ impl CertificateFault {
             Self::ForeignSignature { .. } => {
                 "see whether the trusted certificate of that name is the current one: `--upstream-ca FILE`"
             }
-            Self::Authority => "the server needs a certificate without `CA:TRUE` in its basic constraints",
+            Self::Authority => {
+                "the server needs a certificate without `CA:TRUE` in its basic constraints; until then, `pin` it, or accept it \
+                 with `accept = [\"self-signed\"]`"
+            }
+            Self::Revoked => "the server's operator has to get a new one; until then, do not send passwords there",
+            Self::UnknownStatus => "`crl_file` needs a current list of every authority in the chain",
+            Self::ListExpired { .. } => "fetch the authority's current list, and put it in `crl_file`",
+            Self::UnusableList(_) => "`crl_file` needs whole lists (no delta lists), each signed by the authority itself",
+            Self::NotPinned { .. } => {
+                "if the server's operator confirms that it is the right one, write one of the two into `pin`"
+            }
             Self::Other(_) => return None,
         })
     }
@@ -194,6 +240,15 @@ impl fmt::Display for CertificateFault {
             Self::UnknownIssuer { issuer } => write!(out, "was issued by `{issuer}`, who is not trusted"),
             Self::ForeignSignature { issuer } => write!(out, "names `{issuer}` as its issuer, but that one did not sign it"),
             Self::Authority => write!(out, "is a certificate authority's, not a server's"),
+            Self::Revoked => write!(out, "was revoked by its issuer, or one that it depends on was"),
+            Self::UnknownStatus => write!(out, "may have been revoked: no revocation list of its issuer's says that it is not"),
+            Self::ListExpired { next_update } => {
+                write!(out, "may have been revoked: the revocation list ended on {}", rfc3339(*next_update))
+            }
+            Self::UnusableList(words) => write!(out, "may have been revoked: the revocation list cannot be used: {words}"),
+            Self::NotPinned { certificate, key } => {
+                write!(out, "is not the pinned one: it is `sha256:{certificate}`, and its public key `sha256:{key}`")
+            }
             Self::Other(words) => write!(out, "was refused: {words}"),
         }
     }
@@ -270,8 +325,8 @@ mod tests {
 
     #[test]
     fn faults_without_words_of_their_own_are_named_anyway() {
-        let fault = CertificateFault::new(&CertificateError::Revoked, None);
-        assert_eq!((fault.to_string().as_str(), fault.hint()), ("was refused: Revoked", None));
+        let fault = CertificateFault::new(&CertificateError::BadEncoding, None);
+        assert_eq!((fault.to_string().as_str(), fault.hint()), ("was refused: BadEncoding", None));
         let reset = HandshakeError::new(io::ErrorKind::ConnectionReset.into(), b"", None);
         assert_eq!(reset.to_string(), "the connection failed during the handshake: connection reset");
         let plain = HandshakeError::new(io::ErrorKind::ConnectionReset.into(), b"+OK", None);

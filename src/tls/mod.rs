@@ -7,10 +7,14 @@ mod authority;
 mod certificate;
 mod client;
 mod failure;
+mod identity;
 mod keylog;
 pub mod pem;
+mod presented;
+mod self_signed;
 mod server;
 mod trust;
+mod verifier;
 
 use std::sync::Arc;
 
@@ -28,9 +32,12 @@ use crate::{
 pub use acceptor::{AcceptError, Acceptor, AcceptorError, Expiry};
 pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
-pub use client::{Client, NameError};
+pub(crate) use certificate::rfc3339;
+pub use client::{Client, ClientError, NameError, check_name};
 pub use failure::{CertificateFault, HandshakeError};
+pub use identity::{Identity, IdentityError};
 pub use keylog::{KeyLog, KeyLogError};
+pub use presented::Presented;
 pub use server::{ServerConfigError, server_config};
 pub use trust::{Trust, TrustError};
 

@@ -8,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// A PEM file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,15 @@ pub enum PemError {
         /// The label of such a section.
         label: &'static str,
     },
+    /// The private key is behind a passphrase.
+    #[error(
+        "cannot use the private key in `{path}`: it is encrypted; decrypt it with `openssl pkey -in {path} -out FILE`",
+        path = path.display()
+    )]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// All certificates in the file, in its order; at least one.
@@ -64,11 +75,38 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
 ///
 /// When the file cannot be read, is damaged, or holds no such key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    let content = zeroize::Zeroizing::new(read(path)?);
+    let content = Zeroizing::new(read(path)?);
+    if ENCRYPTED.iter().any(|mark| memchr::memmem::find(&content, mark).is_some()) {
+        return Err(PemError::Encrypted { path: path.to_owned() });
+    }
     rustls_pemfile::private_key(&mut content.as_slice())
         .map_err(|cause| PemError::Decode { path: path.to_owned(), cause })?
         .ok_or_else(|| PemError::Missing { path: path.to_owned(), wanted: "private key", label: "PRIVATE KEY" })
 }
+
+/// One section, as RFC 7468 §2 has it: 64 columns, each line with its end.
+pub(super) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let text = Zeroizing::new(BASE64_STANDARD.encode(der));
+    // Made in one piece: a text that grows leaves copies of a key behind.
+    let mut pem = Zeroizing::new(String::with_capacity(text.len() + text.len() / 64 + 2 * label.len() + 40));
+    pem.push_str("-----BEGIN ");
+    pem.push_str(label);
+    pem.push_str("-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END ");
+    pem.push_str(label);
+    pem.push_str("-----\n");
+    pem
+}
+
+/// How encrypted keys begin: in PKCS #8 (RFC 7468 §11), and in the older way (RFC 1421 §4.6.1.1).
+const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
 
 fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     fs::read(path).map_err(|cause| PemError::Read { path: path.to_owned(), cause })
@@ -103,7 +141,23 @@ mod tests {
         assert!(matches!(private_key(empty.path()), Err(PemError::Missing { wanted: "private key", .. })));
         let damaged = file("-----BEGIN CERTIFICATE-----\n*****\n-----END CERTIFICATE-----\n");
         assert!(matches!(certificates(damaged.path()), Err(PemError::Decode { .. })));
+        let secret = file("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
+        let encrypted = private_key(secret.path()).unwrap_err().to_string();
+        assert!(encrypted.contains("it is encrypted; decrypt it with `openssl pkey -in /"), "{encrypted}");
+        let secret = file("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n");
+        assert!(matches!(private_key(secret.path()), Err(PemError::Encrypted { .. })));
         let cut = file("-----BEGIN CERTIFICATE-----\nAAAA\n");
         assert!(matches!(certificates(cut.path()), Err(PemError::Decode { .. })));
+    }
+
+    #[test]
+    fn what_is_encoded_can_be_read() {
+        let der: Vec<u8> = (0..=255).collect();
+        for length in [0, 1, 47, 48, 49, 96, 256] {
+            let text = encode("CERTIFICATE", &der[..length]);
+            assert!(text.lines().all(|line| line.len() <= 64), "{}", *text);
+            let read = certificates(file(&text).path());
+            assert_eq!(read.unwrap(), [CertificateDer::from(&der[..length])], "{length}");
+        }
     }
 }

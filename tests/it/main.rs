@@ -9,10 +9,12 @@
 
 mod architecture;
 mod binary;
+mod certs;
 mod dialogues;
 mod endurance;
 mod hostile;
 mod log;
+mod probe;
 mod properties;
 mod readme;
 mod relay;

@@ -39,8 +39,8 @@ fn every_flag_exists() {
         .flat_map(clap::Command::get_arguments)
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
-    // Of cargo, cargo-deny and the test runner.
-    let others = ["release", "path", "lib", "test", "all-targets", "example", "locked", "version"];
+    // Of cargo, cargo-deny, curl and the test runner.
+    let others = ["release", "path", "lib", "test", "all-targets", "cacert", "example", "locked", "version"];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {
@@ -59,7 +59,10 @@ fn every_setting_is_accepted() {
     }
     assert!(settings.len() > 5, "{settings:?}");
     for setting in settings {
-        let section = ["apop", "xclient"].iter().find(|key| setting.starts_with(*key)).map_or("transcript", |_| "upstream");
+        let section = ["apop", "proxy_protocol", "xclient"]
+            .iter()
+            .find(|key| setting.starts_with(*key))
+            .map_or("transcript", |_| "upstream");
         let upstream = "[[upstream]]\nurl = \"pop3://192.0.2.1\"\n";
         let section = if section == "upstream" { String::new() } else { format!("[{section}]\n") };
         let file = folder.path().join("poptap.toml");
@@ -92,7 +95,8 @@ fn timeless(line: &str) -> String {
 fn exit_codes_are_those_of_the_table() {
     let row = Regex::new(r"(?m)^\| ([0-9]+) \| [a-z]").unwrap();
     let rows: Vec<u8> = row.captures_iter(&read("README.md")).map(|found| found[1].parse().unwrap()).collect();
-    assert_eq!(rows, [0, exit::USAGE, exit::UNAVAILABLE, exit::SOFTWARE, exit::IO, exit::CONFIG]);
+    let codes = [exit::UNAVAILABLE, exit::SOFTWARE, exit::CANT_CREATE, exit::IO, exit::NO_PERMISSION, exit::CONFIG];
+    assert_eq!(rows, [&[0, exit::USAGE][..], &codes].concat());
     let help = Cli::command().get_after_help().unwrap().to_string();
     let codes = Regex::new(r"[0-9]+").unwrap();
     let (_, listed) = help.split_once("Exit codes:").unwrap();

@@ -1,8 +1,10 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
 mod listener;
+mod probe;
 mod server_tls;
 mod transcript;
+mod trust;
 mod upstream;
 
 use std::{
@@ -34,6 +36,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+pub use probe::{Probed, probed};
+
 /// Reads the configuration file, if there is one, lets the flags override it, and validates the whole.
 ///
 /// # Errors
@@ -44,26 +48,16 @@ pub fn load(args: &RunArgs) -> Result<Loaded, Faults> {
 }
 
 pub(super) fn load_in(args: &RunArgs, environment: &Environment) -> Result<Loaded, Faults> {
-    let mut resolver = Resolver {
-        args,
-        environment,
-        source: None,
-        broken: BTreeSet::new(),
-        server_is_missed: false,
-        faults: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut resolver = Resolver::new(args, environment);
     let file = match &args.config {
         Some(path) => resolver.take(reading::read(path)?),
         None => File::default(),
     };
     let config = resolver.config(&file);
-    let Resolver { mut faults, warnings, .. } = resolver;
-    if faults.is_empty() {
-        return Ok(Loaded { config, warnings });
+    if resolver.faults.is_empty() {
+        return Ok(Loaded { config, warnings: resolver.warnings });
     }
-    faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
-    Err(Faults(faults))
+    Err(resolver.into_faults())
 }
 
 /// Turns raw sections into validated ones, and gathers what is wrong or odd on the way.
@@ -78,7 +72,25 @@ struct Resolver<'a> {
     warnings: Vec<String>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    fn new(args: &'a RunArgs, environment: &'a Environment) -> Self {
+        Self {
+            args,
+            environment,
+            source: None,
+            broken: BTreeSet::new(),
+            server_is_missed: false,
+            faults: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Every fault, in the order of the file.
+    fn into_faults(mut self) -> Faults {
+        self.faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+        Faults(self.faults)
+    }
+
     fn take(&mut self, reading: reading::Reading) -> File {
         self.faults = reading.faults;
         self.broken = reading.broken;

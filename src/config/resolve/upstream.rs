@@ -1,6 +1,7 @@
 //! Mail servers: the `[[upstream]]` sections, the flags, and which of them a listener means.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,7 +10,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use toml::Spanned;
 
 use crate::config::{
-    Upstream,
+    Accept, KeyPair, Upstream,
     address::UpstreamUrl,
     fault::{Fault, Malformed},
     file::{ListenerSection, UpstreamSection},
@@ -42,10 +43,10 @@ impl Resolver<'_> {
     fn upstream(&mut self, section: &Spanned<UpstreamSection>) -> Option<Upstream> {
         let raw = section.get_ref();
         self.name(raw.name.as_ref());
-        if let Some(file) = &raw.ca_file
-            && let Some(fault) = unusable_ca(file.get_ref())
-        {
-            self.fault(fault, Some(file.span()));
+        let unusable = raw.ca_file.as_ref().and_then(|file| Some((unusable_ca(file.get_ref())?, file.span())));
+        let is_ca_usable = unusable.is_none() && self.args.upstream_ca.as_deref().is_none_or(|file| unusable_ca(file).is_none());
+        if let Some((fault, span)) = unusable {
+            self.fault(fault, Some(span));
         }
         let Some(url) = &raw.url else {
             self.server_is_missed = true;
@@ -55,7 +56,9 @@ impl Resolver<'_> {
             }
             return None;
         };
-        Some(self.with_flags(url.get_ref(), raw))
+        let upstream = self.with_flags(url.get_ref(), raw);
+        self.trust(&upstream, raw, is_ca_usable);
+        Some(upstream)
     }
 
     fn name(&mut self, name: Option<&Spanned<String>>) {
@@ -71,6 +74,15 @@ impl Resolver<'_> {
         Upstream {
             name: raw.name.as_ref().map_or_else(|| url.to_string(), |name| name.get_ref().clone()),
             ca_file: ca_file.cloned(),
+            crl_file: raw.crl_file.as_ref().map(|file| file.get_ref().clone()),
+            pin: raw.pin.as_ref().map(|pin| *pin.get_ref()),
+            accept: raw.accept.as_ref().map(|accept| each_once(accept.get_ref())).unwrap_or_default(),
+            client: raw.cert.as_ref().map(|cert| {
+                let key = raw.key.as_ref().unwrap_or(cert);
+                KeyPair { cert: cert.get_ref().clone(), key: key.get_ref().clone() }
+            }),
+            server_name: raw.server_name.as_ref().map(|name| name.get_ref().clone()),
+            proxy_protocol: raw.proxy_protocol.unwrap_or_default(),
             apop: self.args.apop.or(raw.apop).unwrap_or_default(),
             xclient: self.args.xclient.or(raw.xclient).unwrap_or_default(),
             ..Upstream::at(url)
@@ -127,7 +139,7 @@ impl Resolver<'_> {
         None
     }
 
-    fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
+    pub(super) fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == reference) {
             return Ok(Arc::clone(upstream));
         }
@@ -149,6 +161,11 @@ impl Resolver<'_> {
         let same = upstreams.iter().find(|upstream| upstream.url() == *url);
         same.map_or_else(|| Arc::new(self.with_flags(url, &UpstreamSection::default())), Arc::clone)
     }
+}
+
+fn each_once(accept: &[Accept]) -> Vec<Accept> {
+    let each: BTreeSet<_> = accept.iter().copied().collect();
+    each.into_iter().collect()
 }
 
 /// Why a file of certificates cannot be used.

@@ -1,5 +1,8 @@
 //! Connections to scripted servers on loopback: real sockets, real TLS, and every octet that the server received.
 
+mod announcing;
+mod trust;
+
 use std::{future::Future, path::PathBuf, sync::Arc};
 
 use rustls::{HandshakeKind, ServerConfig};
