@@ -11,7 +11,6 @@ use std::{
 
 use poptap::tls::{Authority, Validity, server_config};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -21,7 +20,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::process::Poptap;
+use crate::support::{
+    process::Poptap,
+    sockets::{MODERATE, accept, connected, listening, small_client, small_listener},
+};
 
 /// Far more than any of these takes; it turns a standstill into a failure.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -318,50 +320,4 @@ fn send_message(mut stream: std::net::TcpStream, stands_still: &channel::Sender<
             Err(error) => panic!("cannot send the message: {error}"),
         }
     }
-}
-
-// ── sockets that hold little ──
-
-/// Octets of each buffer of a socket; Linux doubles it, for what it keeps beside them.
-const SMALL: usize = 16 * 1024;
-/// Larger than one segment of loopback's, without which a transfer goes by fits and starts.
-const MODERATE: usize = 128 * 1024;
-
-fn socket(buffers: usize) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(buffers).unwrap();
-    socket.set_send_buffer_size(buffers).unwrap();
-    assert_eq!(socket.recv_buffer_size().unwrap(), 2 * buffers, "the system took the size");
-    socket
-}
-
-/// A socket that listens; those that it accepts have its buffers.
-fn listening(buffers: usize) -> (Socket, SocketAddr) {
-    let socket = socket(buffers);
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    socket.listen(1).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
-}
-
-fn connected(buffers: usize, address: SocketAddr) -> Socket {
-    let socket = socket(buffers);
-    socket.connect(&address.into()).unwrap();
-    socket
-}
-
-fn small_listener() -> (TcpListener, SocketAddr) {
-    let (socket, address) = listening(SMALL);
-    socket.set_nonblocking(true).unwrap();
-    (TcpListener::from_std(socket.into()).unwrap(), address)
-}
-
-fn small_client(address: SocketAddr) -> TcpStream {
-    let socket = connected(SMALL, address);
-    socket.set_nonblocking(true).unwrap();
-    TcpStream::from_std(socket.into()).unwrap()
-}
-
-async fn accept(listener: &TcpListener) -> TcpStream {
-    listener.accept().await.unwrap().0
 }

@@ -19,3 +19,4 @@ mod properties;
 mod readme;
 mod relay;
 mod support;
+mod tls;

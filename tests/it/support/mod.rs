@@ -4,4 +4,6 @@ pub mod odd;
 pub mod outside;
 pub mod play;
 pub mod process;
+pub mod secure;
+pub mod sockets;
 pub mod witness;

@@ -214,7 +214,7 @@ impl Poptap {
     }
 
     pub fn connect(&self) -> Client {
-        Client(bounded(TcpStream::connect(self.address).unwrap()))
+        Client::to(self.address)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -278,6 +278,11 @@ impl Left {
         self.session()["verdict"].as_str().unwrap()
     }
 
+    /// How many events have this value.
+    pub fn count(&self, kind: &str, field: &str, value: &str) -> usize {
+        self.events.iter().filter(|event| event["event"] == kind && event[field] == value).count()
+    }
+
     pub fn has_event(&self, kind: &str, field: &str, value: &str) -> bool {
         self.events.iter().any(|event| event["event"] == kind && event[field] == value)
     }
@@ -337,6 +342,10 @@ fn assert_no_secret(name: &str, octets: &[u8]) {
 pub struct Client(pub TcpStream);
 
 impl Client {
+    pub fn to(address: SocketAddr) -> Self {
+        Self(bounded(TcpStream::connect(address).unwrap()))
+    }
+
     pub fn say(&mut self, octets: &[u8]) -> &mut Self {
         self.0.write_all(octets).unwrap();
         self

@@ -108,6 +108,11 @@ impl<F: Filter> Player<F> {
         self.tap.rest();
     }
 
+    /// What has reached the server and the client so far.
+    pub fn reached(&self) -> (&[u8], &[u8]) {
+        (&self.to_upstream, &self.to_client)
+    }
+
     pub fn end(mut self) -> Played {
         let (to_upstream, to_client) = (std::mem::take(&mut self.to_upstream), std::mem::take(&mut self.to_client));
         let ended = (self.tap.is_finished(Peer::Client), self.tap.is_finished(Peer::Upstream));
