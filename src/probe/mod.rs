@@ -98,6 +98,7 @@ impl Look<'_> {
         let address = connected.address;
         let mut dialogue = Dialogue::new(connected.stream, self.timeouts.reply);
         let capabilities = dialogue.capabilities().await.map_err(|broken| broken_at("CAPA", &broken))?;
+        self.findings.are_capabilities_known = true;
         if self.upstream.tls == TlsMode::Plain {
             self.findings.capabilities_plain.clone_from(&capabilities);
         } else {
