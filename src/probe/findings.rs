@@ -43,11 +43,9 @@ pub struct Findings {
     /// CAPA's lines inside TLS; absent when not seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities_tls: Option<Vec<String>>,
-    /// Whether the server answered CAPA where a client would log in, if only to say that it does not know it.
-    #[serde(skip)]
-    pub(super) are_capabilities_known: bool,
-    /// SASL mechanisms where a client would log in.
-    pub mechanisms: Vec<String>,
+    /// SASL mechanisms where a client would log in; absent when CAPA was not answered there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanisms: Option<Vec<String>>,
     /// What the login led to; absent when there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login: Option<LoggedIn>,
@@ -140,8 +138,7 @@ impl Findings {
             xclient: false,
             capabilities_plain: None,
             capabilities_tls: None,
-            are_capabilities_known: false,
-            mechanisms: Vec::new(),
+            mechanisms: None,
             login: None,
             warnings: Vec::new(),
             error: None,

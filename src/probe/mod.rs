@@ -98,13 +98,12 @@ impl Look<'_> {
         let address = connected.address;
         let mut dialogue = Dialogue::new(connected.stream, self.timeouts.reply);
         let capabilities = dialogue.capabilities().await.map_err(|broken| broken_at("CAPA", &broken))?;
-        self.findings.are_capabilities_known = true;
         if self.upstream.tls == TlsMode::Plain {
             self.findings.capabilities_plain.clone_from(&capabilities);
         } else {
             self.findings.capabilities_tls.clone_from(&capabilities);
         }
-        self.findings.mechanisms = mechanisms(capabilities.as_deref().unwrap_or_default());
+        self.findings.mechanisms = Some(mechanisms(capabilities.as_deref().unwrap_or_default()));
         let logged_in = match login {
             Some(login) => self.log_in(login, is_loopback(address.ip()), &mut dialogue).await,
             None => Ok(()),

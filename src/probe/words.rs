@@ -54,13 +54,15 @@ impl Findings {
                 writeln!(out, "  {title} {}", lines.join(", "))?;
             }
         }
-        if self.are_capabilities_known {
+        if let Some(mechanisms) = &self.mechanisms {
             let known = if is_secured { &self.capabilities_tls } else { &self.capabilities_plain };
             if known.is_none() {
                 writeln!(out, "  CAPA             the server does not know it")?;
             }
-            let mechanisms = if self.mechanisms.is_empty() { "none".to_owned() } else { self.mechanisms.join(", ") };
+            let mechanisms = if mechanisms.is_empty() { "none".to_owned() } else { mechanisms.join(", ") };
             writeln!(out, "  SASL mechanisms  {mechanisms}")?;
+        }
+        if self.link.is_some() && self.greeting.is_some() {
             writeln!(out, "  XCLIENT          {}", if self.xclient { "offered to this host" } else { "not offered" })?;
         }
         Ok(())
