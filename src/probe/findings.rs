@@ -43,8 +43,9 @@ pub struct Findings {
     /// CAPA's lines inside TLS; absent when not seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities_tls: Option<Vec<String>>,
-    /// SASL mechanisms where a client would log in.
-    pub mechanisms: Vec<String>,
+    /// SASL mechanisms where a client would log in; absent when CAPA was not answered there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanisms: Option<Vec<String>>,
     /// What the login led to; absent when there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login: Option<LoggedIn>,
@@ -137,7 +138,7 @@ impl Findings {
             xclient: false,
             capabilities_plain: None,
             capabilities_tls: None,
-            mechanisms: Vec::new(),
+            mechanisms: None,
             login: None,
             warnings: Vec::new(),
             error: None,

@@ -103,7 +103,7 @@ impl Look<'_> {
         } else {
             self.findings.capabilities_tls.clone_from(&capabilities);
         }
-        self.findings.mechanisms = mechanisms(capabilities.as_deref().unwrap_or_default());
+        self.findings.mechanisms = Some(mechanisms(capabilities.as_deref().unwrap_or_default()));
         let logged_in = match login {
             Some(login) => self.log_in(login, is_loopback(address.ip()), &mut dialogue).await,
             None => Ok(()),

@@ -6,7 +6,7 @@ use super::{Findings, Link, LoggedIn, Seen};
 use crate::{inspect::human::plural, record::schema};
 
 impl fmt::Display for Findings {
-    /// Several lines, each with its end.
+    /// Several lines, each with its end. What failed is not among them: the command ends with it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{}", self.url)?;
         if !self.addresses.is_empty() {
@@ -22,13 +22,7 @@ impl fmt::Display for Findings {
             writeln!(out, "  login            as `{user}`: {messages}, {octets}")?;
         }
         self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
-        match &self.error {
-            None => writeln!(out, "all is well"),
-            Some(problem) => {
-                writeln!(out, "failed: {}", problem.message)?;
-                problem.hint.iter().try_for_each(|hint| writeln!(out, "  hint: {hint}"))
-            }
-        }
+        if self.error.is_none() { writeln!(out, "all is well") } else { Ok(()) }
     }
 }
 
@@ -60,13 +54,15 @@ impl Findings {
                 writeln!(out, "  {title} {}", lines.join(", "))?;
             }
         }
-        if self.link.is_some() && self.greeting.is_some() {
+        if let Some(mechanisms) = &self.mechanisms {
             let known = if is_secured { &self.capabilities_tls } else { &self.capabilities_plain };
             if known.is_none() {
                 writeln!(out, "  CAPA             the server does not know it")?;
             }
-            let mechanisms = if self.mechanisms.is_empty() { "none".to_owned() } else { self.mechanisms.join(", ") };
+            let mechanisms = if mechanisms.is_empty() { "none".to_owned() } else { mechanisms.join(", ") };
             writeln!(out, "  SASL mechanisms  {mechanisms}")?;
+        }
+        if self.link.is_some() && self.greeting.is_some() {
             writeln!(out, "  XCLIENT          {}", if self.xclient { "offered to this host" } else { "not offered" })?;
         }
         Ok(())

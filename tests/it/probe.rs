@@ -173,6 +173,32 @@ fn words_say_the_same_and_drive_no_terminal() {
 }
 
 #[test]
+fn what_was_not_answered_is_not_told_and_a_failure_is_told_once() {
+    let lab = Lab::new();
+    for (reply, is_known, said) in [
+        (&b"-ERR unknown command\r\n"[..], true, ""),
+        (b"250 what?\r\n", false, "CAPA failed: it answered `250 what?`, which is not POP3"),
+        (b"+OK\r\nTOP\r\n", false, "CAPA failed: it closed the connection"),
+    ] {
+        let server = Server::once(move |mut stream: TcpStream| {
+            stream.write_all(b"+OK ready\r\n").unwrap();
+            let heard = read_line(&mut stream).unwrap();
+            // A client that has heard enough is gone by then.
+            let _ = stream.write_all(reply);
+            heard
+        });
+        let output = lab.probe(&[&server.url("pop3")]);
+        assert_eq!(server.heard(), b"CAPA\r\n");
+        let words = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for line in ["CAPA             the server does not know it", "SASL mechanisms  none"] {
+            assert_eq!(words.contains(line), is_known, "{line}: {words}");
+        }
+        assert_eq!(words.contains("all is well"), is_known, "{words}");
+        assert!(is_known || words.matches(said).count() == 1, "{said}: {words}");
+    }
+}
+
+#[test]
 fn stls_is_looked_at_from_both_sides() {
     let lab = Lab::new();
     let server = over_stls(lab.good());
