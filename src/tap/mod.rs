@@ -258,7 +258,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn go_opaque(&mut self, reason: OpaqueReason) {
-        if !self.filter.bears_opaque() {
+        // An STLS that was agreed to would lose its reply, and what follows it would be carried on.
+        if !self.filter.bears_opaque() || self.tracker.holds_client() {
             return self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::UnreadableBeforeTls });
         }
         let dropped_replies = self.tracker.go_opaque();
