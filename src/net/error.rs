@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _, io, time::Duration};
 use humantime::format_duration;
 
 use super::{DialError, StlsFault};
-use crate::tls::HandshakeError;
+use crate::tls::{HandshakeError, hint_behind_handshake};
 
 /// No usable connection to a server. `server` is its `host:port`.
 ///
@@ -216,7 +216,8 @@ fn stls_hint(cause: &StlsFault) -> Option<&'static str> {
         StlsFault::StlsRefused(_) => Some("the server may offer TLS on port 995: use `pop3s://`"),
         StlsFault::Injected(_) => Some("somebody on the way may be interfering; `pop3s://` is not open to this"),
         StlsFault::NotPop3(_) | StlsFault::TooLong(_) => Some("see whether the port in the URL is that of a POP3 server"),
-        StlsFault::Closed(_) | StlsFault::Io { .. } | StlsFault::Refused(_) => None,
+        StlsFault::Io { cause, .. } => hint_behind_handshake(cause),
+        StlsFault::Closed(_) | StlsFault::Refused(_) => None,
     }
 }
 

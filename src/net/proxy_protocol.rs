@@ -1,5 +1,5 @@
-//! What the server is told of a client ahead of everything else: the PROXY protocol, version 2 (HAProxy's
-//! `proxy-protocol.txt`, §2.2).
+//! What the server is told of a client ahead of everything else: the PROXY protocol, version 2
+//! (`proxy-protocol.txt` of its makers, §2.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -41,9 +41,9 @@ pub fn is_readable_by_others(path: &Path) -> bool {
 /// When there is no terminal; and as [`from_file`].
 pub fn from_prompt(user: &str) -> Result<Zeroizing<Vec<u8>>, PasswordError> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(PasswordError::NoTerminal)?;
-    write!(terminal, "password for {}: ", crate::escape::escape(user.as_bytes())).map_err(PasswordError::NoTerminal)?;
     let silent = Silent::new(&terminal)?;
-    let line = read_line(&terminal).map_err(PasswordError::NoTerminal);
+    let prompt = format!("password for {}: ", crate::escape::escape(user.as_bytes()));
+    let line = (&terminal).write_all(prompt.as_bytes()).and_then(|()| read_line(&terminal)).map_err(PasswordError::NoTerminal);
     drop(silent);
     let _ = terminal.write_all(b"\n");
     checked(line?)
@@ -60,7 +60,6 @@ impl<'a> Silent<'a> {
         let before = tcgetattr(terminal.as_fd()).map_err(|error| PasswordError::NoTerminal(error.into()))?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
-        silent.local_modes.insert(LocalModes::ECHONL);
         tcsetattr(terminal.as_fd(), OptionalActions::Flush, &silent).map_err(|error| PasswordError::NoTerminal(error.into()))?;
         Ok(Self { terminal, before })
     }

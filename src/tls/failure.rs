@@ -75,6 +75,7 @@ impl HandshakeError {
             Self::PlainText { .. } => "use `pop3://` (no TLS) or `pop3+stls://` (TLS after STLS) for this port",
             Self::TooOld => "the server needs a newer TLS library; poptap speaks TLS 1.2 and 1.3 only",
             Self::Closed => "see whether this port is for TLS: 995 as a rule; `pop3+stls://` is for port 110",
+            Self::Alert(words) if words.contains(CLIENT_CERTIFICATE) => CERTIFICATE_REQUIRED,
             Self::Alert(_) | Self::Io(_) | Self::Protocol(_) => return None,
         })
     }
@@ -201,8 +202,10 @@ impl CertificateFault {
         Some(match self {
             Self::Expired { .. } => "the server's operator has to renew it; see whether this machine's clock is right",
             Self::NotYetValid { .. } => "see whether this machine's clock is right",
-            Self::WrongName { .. } => "use one of the certificate's names in the URL",
-            Self::SelfSigned => "if this is your own server, name a file with this certificate: `--upstream-ca FILE`",
+            Self::WrongName { .. } => "use one of the certificate's names in the URL, or as `server_name`",
+            Self::SelfSigned => {
+                "if this is your own server, name a file with this certificate: `--upstream-ca FILE`; or `pin` it"
+            }
             Self::UnknownIssuer { .. } => {
                 "if you trust its issuer, name a file with the issuer's certificate: `--upstream-ca FILE`; \
                  a server that leaves out its intermediate certificates fails like this, too"
@@ -254,6 +257,19 @@ impl fmt::Display for CertificateFault {
     }
 }
 
+const CLIENT_CERTIFICATE: &str = "client certificate";
+
+/// What to do when a server wants a certificate of ours.
+const CERTIFICATE_REQUIRED: &str = "name one, and its key: `cert` and `key` of the `[[upstream]]`";
+
+/// What to do when a connection fails behind the handshake: with TLS 1.3 a server says only then that it wants a certificate.
+#[must_use]
+pub fn hint_behind_handshake(error: &io::Error) -> Option<&'static str> {
+    let alert = AlertDescription::CertificateRequired;
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    (cause == Some(&Error::AlertReceived(alert))).then_some(CERTIFICATE_REQUIRED)
+}
+
 fn quoted(first: &str) -> String {
     if first.is_empty() { String::new() } else { format!(": `{first}`") }
 }
@@ -275,7 +291,7 @@ fn words(alert: AlertDescription) -> String {
         AlertDescription::InsufficientSecurity => "it wants stronger ciphers than those offered (insufficient_security)",
         AlertDescription::UnrecognisedName => "it serves no host of this name (unrecognized_name)",
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
-            "it wants a client certificate (certificate_required)"
+            return format!("it wants a {CLIENT_CERTIFICATE} (certificate_required)");
         }
         AlertDescription::AccessDenied => "it denies access (access_denied)",
         AlertDescription::InternalError => "it has a fault of its own (internal_error)",

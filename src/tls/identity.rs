@@ -17,7 +17,7 @@ use crate::config::KeyPair;
 /// A certificate with its key, read from files.
 #[derive(Debug)]
 pub struct Identity {
-    files: KeyPair,
+    files: Box<KeyPair>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
@@ -32,8 +32,8 @@ impl Identity {
         let chain = pem::certificates(&files.cert)?;
         let key = pem::private_key(&files.key)?;
         rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider())
-            .map_err(|cause| IdentityError::Mismatch { files: files.clone(), cause })?;
-        Ok(Self { files: files.clone(), chain, key })
+            .map_err(|cause| IdentityError::Mismatch { files: Box::new(files.clone()), cause })?;
+        Ok(Self { files: Box::new(files.clone()), chain, key })
     }
 
     /// When it expires; `None` when the certificate cannot be read.
@@ -65,7 +65,7 @@ pub enum IdentityError {
     #[error("cannot use the certificate in `{}` with the key in `{}`: {cause}", files.cert.display(), files.key.display())]
     Mismatch {
         /// Both files.
-        files: KeyPair,
+        files: Box<KeyPair>,
         /// Why.
         cause: Error,
     },

@@ -34,7 +34,7 @@ pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
 pub(crate) use certificate::rfc3339;
 pub use client::{Client, ClientError, NameError, check_name};
-pub use failure::{CertificateFault, HandshakeError};
+pub use failure::{CertificateFault, HandshakeError, hint_behind_handshake};
 pub use identity::{Identity, IdentityError};
 pub use keylog::{KeyLog, KeyLogError};
 pub use presented::Presented;

@@ -2,26 +2,28 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
-    process::{Command, Output},
-    sync::Arc,
+    process::{Command, Output, Stdio},
+    sync::{Arc, mpsc::channel},
+    thread,
 };
 
 use poptap::{
     commands::exit,
     tls::{Authority, Certificate, Issued, Validity, server_config},
 };
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustls::ServerConfig;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use time::macros::datetime;
 
-use super::support::outside::{SECRET, Server, command, listen, read_line, run, tls};
+use super::support::outside::{PATIENCE, SECRET, Server, command, listen, read_line, run, tls};
 
 const CAPABILITIES: &[u8] = b"+OK\r\nTOP\r\nUSER\r\nSASL PLAIN X-\x1b[31m\r\n.\r\n";
 
@@ -256,6 +258,54 @@ fn a_password_comes_from_standard_input() {
     let output = run(&mut shell);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8(server.heard()).unwrap().contains(&format!("PASS {SECRET}\r\n")));
+}
+
+#[test]
+fn a_password_that_is_typed_is_not_shown() {
+    let lab = Lab::new();
+    let server = over_tls(lab.good(), false);
+    let (mut keyboard, terminal) = terminal();
+    let mut probe = Command::new("setsid");
+    probe.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_poptap"), "probe", &server.url("pop3s"), "--user", "joe"]);
+    probe.args(["--upstream-ca", &lab.path("ca.pem")]).env_clear().env("PATH", "/usr/bin:/bin");
+    let mut child = probe.stdin(terminal).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (sender, screen) = channel();
+    let mut display = keyboard.try_clone().unwrap();
+    thread::spawn(move || {
+        let mut some = [0; 256];
+        // The terminal is gone with the last one who has it open.
+        while let Ok(count) = display.read(&mut some) {
+            let _ = sender.send(some[..count].to_vec());
+        }
+    });
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"password for joe: ") {
+        seen.extend(screen.recv_timeout(PATIENCE).expect("the password was asked for"));
+    }
+    keyboard.write_all(format!("{SECRET}\n").as_bytes()).unwrap();
+    assert!(String::from_utf8(server.heard()).unwrap().contains(&format!("PASS {SECRET}\r\n")));
+    while !seen.ends_with(b"\r\n") {
+        seen.extend(screen.recv_timeout(PATIENCE).expect("the line was ended"));
+    }
+    let (sender, ended) = channel();
+    thread::spawn(move || sender.send(child.wait()));
+    assert!(ended.recv_timeout(PATIENCE).expect("the program ended").unwrap().success());
+    assert_eq!(seen, b"password for joe: \r\n");
+}
+
+/// The two ends of a terminal: what a person types and sees, and what a program has.
+fn terminal() -> (File, File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OpenptFlags::NOCTTY.bits().cast_signed())
+        .open(name.to_str().unwrap())
+        .unwrap();
+    (File::from(ours), theirs)
 }
 
 #[test]

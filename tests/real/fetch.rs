@@ -5,7 +5,7 @@ use std::thread;
 use crate::support::clients::{CLIENTS, Client};
 use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::proxy::Proxy;
-use crate::support::transcript::sha256;
+use crate::support::transcript::{assert_same, sha256};
 use crate::support::{USER, mailbox, wire};
 
 #[test]
@@ -72,15 +72,5 @@ fn every_client_gets_the_same_octets(mode: Mode) {
         assert_eq!(session["upstream_tls"].is_string(), mode != Mode::Plain, "{session:#}");
         assert!(session.get("client_tls").is_none(), "{session:#}");
         assert!(session.get("opaque").is_none(), "{session:#}");
-    }
-}
-
-/// As `assert_eq!`, but without printing megabytes.
-fn assert_same(expected: &[Vec<u8>], got: &[Vec<u8>], what: &str) {
-    assert_eq!(expected.len(), got.len(), "{what}: the number of messages");
-    for (index, (expected, got)) in expected.iter().zip(got).enumerate() {
-        let place = expected.iter().zip(got).position(|(one, other)| one != other);
-        let number = index + 1;
-        assert!(expected == got, "{what}: message {number}: {} octets became {}, from {place:?} on", expected.len(), got.len());
     }
 }

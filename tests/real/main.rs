@@ -1,7 +1,7 @@
 //! poptap between real servers and real clients.
 //!
-//! Nothing here is scripted: Dovecot serves an awkward mailbox, and curl, Python's poplib, fetchmail, mpop and getmail6
-//! fetch it, once directly and once through the built `poptap`. `tests/README.md` says what must be installed.
+//! Nothing here is scripted: Dovecot serves an awkward mailbox, and curl, Python's poplib, fetchmail, mpop, getmail6
+//! and mutt fetch it, once directly and once through the built `poptap`. `tests/README.md` says what must be installed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +15,7 @@ mod capabilities;
 mod deletions;
 mod fetch;
 mod harness;
+mod matrix;
 mod pipeline;
 mod questions;
 mod stls;

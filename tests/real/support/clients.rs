@@ -6,6 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use regex::bytes::Regex;
+
+use super::dovecot::Mode;
 use super::process::{run, run_unchecked};
 use super::{PASSWORD, USER, mailbox, scratch};
 
@@ -17,35 +20,43 @@ pub(crate) enum Client {
     Fetchmail,
     Mpop,
     Getmail,
+    Mutt,
 }
 
 /// All of them.
-pub(crate) const CLIENTS: [Client; 5] = [Client::Curl, Client::Poplib, Client::Fetchmail, Client::Mpop, Client::Getmail];
+pub(crate) const CLIENTS: [Client; 6] =
+    [Client::Curl, Client::Poplib, Client::Fetchmail, Client::Mpop, Client::Getmail, Client::Mutt];
 
 impl Client {
-    /// Fetch every message, in order, as this client delivers them.
+    /// Fetch every message, in order, as this client delivers them, without TLS.
     pub(crate) fn fetch(self, address: SocketAddr) -> Vec<Vec<u8>> {
-        collect(|inbox, home| match self {
-            Self::Curl => curl(address, inbox, home, &[]),
-            Self::Poplib => poplib(address, inbox, home, "plain", Path::new("/nonexistent")),
-            Self::Fetchmail => fetchmail(address, inbox, home, "sslproto ''"),
-            Self::Mpop => mpop(address, inbox, home),
-            Self::Getmail => getmail(address, inbox, home),
-        })
+        self.fetch_over(Mode::Plain, address, Path::new("/nonexistent"))
     }
 
     /// As [`Self::fetch`], with STLS between this client and whoever answers it; the certificate must be signed by `authority`.
     pub(crate) fn fetch_with_stls(self, address: SocketAddr, authority: &Path) -> Vec<Vec<u8>> {
-        let file = authority.to_str().unwrap();
+        self.fetch_over(Mode::Stls, address, authority)
+    }
+
+    /// Whether this client starts TLS on such a hop. getmail6 knows no STLS: it stays in clear.
+    pub(crate) fn speaks_tls(self, hop: Mode) -> bool {
+        hop == Mode::Implicit || hop == Mode::Stls && self != Self::Getmail
+    }
+
+    /// As [`Self::fetch`], over a hop of this kind. Where there is TLS, this client demands it, and a certificate that
+    /// `authority` signed for whom it has connected to.
+    pub(crate) fn fetch_over(self, hop: Mode, address: SocketAddr, authority: &Path) -> Vec<Vec<u8>> {
+        let ca = authority.to_str().unwrap();
+        if self == Self::Mutt {
+            return mutt(hop, address, ca);
+        }
         collect(|inbox, home| match self {
-            Self::Curl => curl(address, inbox, home, &["--ssl-reqd", "--cacert", file]),
-            Self::Poplib => poplib(address, inbox, home, "stls", authority),
-            // fetchmail's default is STLS where the server offers it. It knows names in certificates, but no addresses.
-            Self::Fetchmail => {
-                let tls = format!("sslproto 'auto' sslcertck sslcertfile '{file}' sslcommonname 'localhost'");
-                fetchmail(address, inbox, home, &tls);
-            }
-            Self::Mpop | Self::Getmail => unreachable!("not needed so far"),
+            Self::Curl => curl(hop, address, inbox, home, ca),
+            Self::Poplib => poplib(address, inbox, home, hop.name(), authority),
+            Self::Fetchmail => fetchmail(hop, address, inbox, home, ca),
+            Self::Mpop => mpop(hop, address, inbox, home, ca),
+            Self::Getmail => getmail(hop, address, inbox, home, ca),
+            Self::Mutt => unreachable!("it delivers by itself"),
         })
     }
 }
@@ -63,12 +74,16 @@ pub(crate) fn isolated(program: &str, home: &Path) -> Command {
     command
 }
 
-/// The URLs and options with which curl fetches all messages over one connection, into `inbox`.
-fn curl(address: SocketAddr, inbox: &Path, home: &Path, options: &[&str]) {
+/// Let curl fetch all messages over one connection, into `inbox`.
+fn curl(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
     let mut command = isolated("curl", home);
-    command.args(["--silent", "--show-error", "--fail-early", "--user", &format!("{USER}:{PASSWORD}")]).args(options);
+    command.args(["--silent", "--show-error", "--fail-early", "--user", &format!("{USER}:{PASSWORD}")]);
+    let scheme = if hop == Mode::Implicit { "pop3s" } else { "pop3" };
+    if hop != Mode::Plain {
+        command.args(["--ssl-reqd", "--cacert", ca]);
+    }
     for number in 1..=mailbox::messages().len() {
-        command.arg(format!("pop3://{address}/{number}")).arg("--output").arg(inbox.join(format!("{number:04}")));
+        command.arg(format!("{scheme}://{address}/{number}")).arg("--output").arg(inbox.join(format!("{number:04}")));
     }
     run(&mut command);
 }
@@ -79,7 +94,10 @@ import pathlib, poplib, ssl, sys
 host, port, user, password, inbox, how, authority = sys.argv[1:]
 # poplib gives up on lines of more than 2,048 octets, which real messages have.
 poplib._MAXLINE = 1 << 20
-client = poplib.POP3(host, int(port), timeout=60)
+if how == "implicit":
+    client = poplib.POP3_SSL(host, int(port), timeout=60, context=ssl.create_default_context(cafile=authority))
+else:
+    client = poplib.POP3(host, int(port), timeout=60)
 if how == "stls":
     client.stls(ssl.create_default_context(cafile=authority))
 if how == "apop":
@@ -107,8 +125,16 @@ pub(crate) fn fetchmail_by_default(address: SocketAddr) -> Output {
     run_unchecked(&mut fetchmail_command(address, &inbox, home.path(), ""))
 }
 
-fn fetchmail(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) {
-    run(&mut fetchmail_command(address, inbox, home, tls));
+/// What it does by default is STLS wherever that is tried with success; to stay in clear it has to be told.
+fn fetchmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+    // It knows names in certificates, but no addresses.
+    let trust = format!("sslcertck sslcertfile '{ca}' sslcommonname 'localhost'");
+    let tls = match hop {
+        Mode::Plain => "sslproto ''".to_owned(),
+        Mode::Stls => trust,
+        Mode::Implicit => format!("ssl {trust}"),
+    };
+    run(&mut fetchmail_command(address, inbox, home, &tls));
 }
 
 fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) -> Command {
@@ -129,9 +155,14 @@ fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) 
     command
 }
 
-fn mpop(address: SocketAddr, inbox: &Path, home: &Path) {
+fn mpop(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+    let tls = match hop {
+        Mode::Plain => "tls off".to_owned(),
+        Mode::Stls => format!("tls on\ntls_starttls on\ntls_trust_file {ca}"),
+        Mode::Implicit => format!("tls on\ntls_starttls off\ntls_trust_file {ca}"),
+    };
     let text = format!(
-        "account tap\nhost 127.0.0.1\nport {}\nuser {USER}\npassword {PASSWORD}\nauth user\ntls off\ntimeout 60\n\
+        "account tap\nhost 127.0.0.1\nport {}\nuser {USER}\npassword {PASSWORD}\nauth user\n{tls}\ntimeout 60\n\
          pipelining on\nkeep on\nonly_new off\nuidls_file {}\nreceived_header off\ndelivery mda {}\n",
         address.port(),
         home.join("uidls").display(),
@@ -141,9 +172,14 @@ fn mpop(address: SocketAddr, inbox: &Path, home: &Path) {
     run(isolated("mpop", home).arg(format!("--file={}", file.display())).args(["--quiet", "tap"]));
 }
 
-fn getmail(address: SocketAddr, inbox: &Path, home: &Path) {
+fn getmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+    // It checks names in certificates, but no addresses.
+    let (kind, tls) = match hop {
+        Mode::Plain | Mode::Stls => ("SimplePOP3Retriever\nserver = 127.0.0.1", String::new()),
+        Mode::Implicit => ("SimplePOP3SSLRetriever\nserver = localhost", format!("ca_certs = {ca}\n")),
+    };
     let text = format!(
-        "[retriever]\ntype = SimplePOP3Retriever\nserver = 127.0.0.1\nport = {}\nusername = {USER}\npassword = {PASSWORD}\n\
+        "[retriever]\ntype = {kind}\nport = {}\nusername = {USER}\npassword = {PASSWORD}\n{tls}\
          timeout = 60\n[destination]\ntype = MDA_external\npath = {}\nallow_root_commands = true\n\
          [options]\ndelete = false\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n",
         address.port(),
@@ -152,6 +188,32 @@ fn getmail(address: SocketAddr, inbox: &Path, home: &Path) {
     private_file(home, "getmailrc", &text);
     let mut command = isolated("getmail", home);
     run(command.arg(format!("--getmaildir={}", home.display())).arg("--rcfile=getmailrc"));
+}
+
+/// mutt wants a terminal: `script` gives it one, and the keys are in its configuration.
+fn mutt(hop: Mode, address: SocketAddr, ca: &str) -> Vec<Vec<u8>> {
+    let home = scratch();
+    let home = home.path();
+    let (scheme, tls) = match hop {
+        Mode::Plain => ("pop", "ssl_starttls=no ssl_force_tls=no".to_owned()),
+        Mode::Stls => ("pop", format!("ssl_starttls=yes ssl_force_tls=yes ssl_ca_certificates_file={ca}")),
+        Mode::Implicit => ("pops", format!("ssl_starttls=no ssl_force_tls=yes ssl_ca_certificates_file={ca}")),
+    };
+    let text = format!(
+        "set pop_host={scheme}://{address} pop_user={USER} pop_pass={PASSWORD} pop_delete=no pop_last=no timeout=60\n\
+         set {tls} ssl_usesystemcerts=no ssl_verify_host=yes ssl_verify_dates=yes\n\
+         set folder={home} tmpdir={home} spoolfile={home}/mbox mbox_type=mbox quit=yes sleep_time=0 wait_key=no\n\
+         push '<fetch-mail><quit>'\n",
+        home = home.display()
+    );
+    private_file(home, "muttrc", &text);
+    fs::write(home.join("empty"), b"").unwrap();
+    let mut command = isolated("script", home);
+    run(command.env("TERM", "xterm").args(["-qec", "mutt -n -F muttrc -f empty", "/dev/null"]));
+    let mbox = fs::read(home.join("mbox")).unwrap_or_default();
+    // It keeps lines that begin with `From ` as they are; these ones end in the time of the delivery.
+    let separator = Regex::new(r"(?m)^From \S+ \w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n").unwrap();
+    separator.split(&mbox).skip(1).map(<[u8]>::to_vec).collect()
 }
 
 /// A program that writes each message that it is given to the next numbered file in `inbox`.
@@ -165,7 +227,8 @@ fn deliverer(inbox: &Path, home: &Path) -> PathBuf {
     path
 }
 
-fn private_file(home: &Path, name: &str, text: &str) -> PathBuf {
+/// Write a file that only its owner may read.
+pub(crate) fn private_file(home: &Path, name: &str, text: &str) -> PathBuf {
     let path = home.join(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

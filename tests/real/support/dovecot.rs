@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::process::{run, signal, wait};
 use super::{PASSWORD, PATIENCE, USER, certificates, mailbox};
 
-/// How poptap reaches the server.
+/// How one hop is protected: how poptap reaches the server, or a client poptap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// `pop3://`: plain.
@@ -28,6 +28,26 @@ pub(crate) enum Mode {
 
 /// All of them.
 pub(crate) const MODES: [Mode; 3] = [Mode::Plain, Mode::Implicit, Mode::Stls];
+
+impl Mode {
+    /// The mode's name in records.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Implicit => "implicit",
+            Self::Stls => "stls",
+        }
+    }
+
+    /// The scheme of URLs and listeners.
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "pop3",
+            Self::Implicit => "pop3s",
+            Self::Stls => "pop3+stls",
+        }
+    }
+}
 
 /// A running Dovecot; stopped when dropped.
 pub(crate) struct Dovecot {

@@ -10,16 +10,16 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::clients::isolated;
-use super::dovecot::{Dovecot, Mode};
+use super::dovecot::{Dovecot, MODES, Mode};
 use super::process::{signal, wait};
 use super::transcript::Transcript;
-use super::{PATIENCE, scratch};
+use super::{PATIENCE, certificates, scratch};
 
 /// A running poptap; killed when dropped, unless [`Proxy::stop`] ended it properly before.
 pub(crate) struct Proxy {
     scratch: TempDir,
     child: Option<Child>,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     output: Receiver<String>,
     log: Vec<String>,
 }
@@ -38,18 +38,70 @@ impl Proxy {
     /// Start one in front of any server, trusting any authority.
     pub(crate) fn start_towards(url: &str, authority: &Path, options: &[&str]) -> Self {
         let scratch = scratch();
-        let mut command = isolated(env!("CARGO_BIN_EXE_poptap"), scratch.path());
-        for name in ["POPTAP_CONFIG", "POPTAP_LOG", "RUST_LOG", "STATE_DIRECTORY"] {
-            command.env_remove(name);
-        }
+        let mut command = poptap(scratch.path());
         command.args(["run", "--listen", "127.0.0.1:0", "--upstream", url, "--upstream-ca"]).arg(authority);
         command.arg("--transcript").arg(scratch.path().join("transcript")).args(options);
-        Self::spawn(command, scratch)
+        Self::spawn(command, scratch, 1)
     }
 
-    /// Where it listens.
+    /// Start one with three listeners, in the order of [`MODES`], and a certificate for `localhost` and 127.0.0.1 by an
+    /// authority of its own: what Dovecot presents does not pass for it.
+    pub(crate) fn start_with_every_listener(dovecot: &Dovecot, mode: Mode, options: &[&str]) -> Self {
+        let scratch = scratch();
+        let home = scratch.path();
+        certificates::make_for_listener(home);
+        let mut command = poptap(home);
+        command.args(["run", "--upstream", &dovecot.url(mode), "--upstream-ca"]).arg(dovecot.authority());
+        for mode in MODES {
+            command.args(["--listen", &format!("{}://127.0.0.1:0", mode.scheme())]);
+        }
+        command.arg("--cert").arg(home.join(certificates::CHAIN)).arg("--key").arg(home.join(certificates::KEY));
+        command.arg("--transcript").arg(home.join("transcript")).args(options);
+        Self::spawn(command, scratch, MODES.len())
+    }
+
+    /// Start one as a file says, whose text stands in `home` as `poptap.toml`, with so many listeners.
+    pub(crate) fn start_from_file(home: TempDir, listeners: usize, options: &[&str]) -> Self {
+        let mut command = poptap(home.path());
+        command.arg("run").arg("--config").arg(home.path().join("poptap.toml"));
+        command.arg("--transcript").arg(home.path().join("transcript")).args(options);
+        Self::spawn(command, home, listeners)
+    }
+
+    /// Where it listens; where it does so first.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Where the listener of that kind is, of those that [`Self::start_with_every_listener`] started.
+    pub(crate) fn listener(&self, mode: Mode) -> SocketAddr {
+        self.addresses[MODES.iter().position(|other| *other == mode).unwrap()]
+    }
+
+    /// The authority that signed the certificate of its listeners, where there is one.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.home().join(certificates::AUTHORITY)
+    }
+
+    /// Its home: certificates, configuration, transcript.
+    pub(crate) fn home(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Send it a signal, by name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.as_ref().unwrap().id(), name);
+    }
+
+    /// Wait for a further line of the log that holds one of these texts, and return it.
+    pub(crate) fn wait_for_log(&mut self, texts: &[&str]) -> String {
+        while let Ok(line) = self.output.recv_timeout(PATIENCE) {
+            self.log.push(line.clone());
+            if texts.iter().any(|text| line.contains(text)) {
+                return line;
+            }
+        }
+        panic!("poptap logged none of {texts:?}");
     }
 
     /// Where its transcript stands.
@@ -78,7 +130,7 @@ impl Proxy {
         assert!(status.success(), "poptap ended with {status}");
     }
 
-    fn spawn(mut command: Command, scratch: TempDir) -> Self {
+    fn spawn(mut command: Command, scratch: TempDir, listeners: usize) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start poptap");
         let (sender, output) = mpsc::channel();
@@ -88,23 +140,13 @@ impl Proxy {
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| on_stdout.send(line)));
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
 
-        // The address is a place holder until poptap says which one it chose.
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut proxy = Self { scratch, child: Some(child), address, output, log: Vec::new() };
-        proxy.address = proxy.wait_until_ready();
-        proxy
-    }
-
-    fn wait_until_ready(&mut self) -> SocketAddr {
-        // Fails with the log, which says why, when poptap ends instead: then nobody holds the sender any more.
-        while let Ok(line) = self.output.recv_timeout(PATIENCE) {
-            let address = listening_on(&line);
-            self.log.push(line);
-            if let Some(address) = address {
-                return address;
-            }
+        let mut proxy = Self { scratch, child: Some(child), addresses: Vec::new(), output, log: Vec::new() };
+        for _ in 0..listeners {
+            // Fails with the log, which says why, when poptap ends instead: then nobody holds the sender any more.
+            let line = proxy.wait_for_log(&["listening on "]);
+            proxy.addresses.push(listening_on(&line).unwrap());
         }
-        panic!("poptap did not say where it is listening");
+        proxy
     }
 
     fn drain_log(&mut self) {
@@ -125,6 +167,15 @@ impl Drop for Proxy {
             eprintln!("--- poptap\n{}", self.log.join("\n"));
         }
     }
+}
+
+/// The built binary, with nothing of the system's own set-up.
+pub(crate) fn poptap(home: &Path) -> Command {
+    let mut command = isolated(env!("CARGO_BIN_EXE_poptap"), home);
+    for name in ["POPTAP_CONFIG", "POPTAP_LOG", "RUST_LOG", "STATE_DIRECTORY"] {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// The address in a log line that says `listening on ADDR:PORT`.

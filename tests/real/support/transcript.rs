@@ -90,6 +90,16 @@ pub(crate) fn sha256(octets: &[u8]) -> String {
     })
 }
 
+/// As `assert_eq!` of two mailboxes, but without printing megabytes.
+pub(crate) fn assert_same(expected: &[Vec<u8>], got: &[Vec<u8>], what: &str) {
+    assert_eq!(expected.len(), got.len(), "{what}: the number of messages");
+    for (index, (expected, got)) in expected.iter().zip(got).enumerate() {
+        let place = expected.iter().zip(got).position(|(one, other)| one != other);
+        let number = index + 1;
+        assert!(expected == got, "{what}: message {number}: {} octets became {}, from {place:?} on", expected.len(), got.len());
+    }
+}
+
 /// How a secret may look: as it is, or in base64 at each of the three places where it can begin in a group of octets.
 /// Characters that also depend on its neighbours are left out.
 pub(crate) fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {

@@ -172,13 +172,10 @@ async fn whoever_presents_the_pinned_certificate_must_have_its_key() {
             .unwrap()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(stolen));
-        for settings in
-            [&(|upstream: &mut Upstream| upstream.pin = Some(pin)) as &dyn Fn(&mut Upstream), &|upstream: &mut Upstream| {
-                upstream.accept = all_sets().pop().unwrap()
-            }]
-        {
-            let lab = Lab::new();
-            let connector = with(Some(&lab.ca), |upstream| settings(upstream));
+        let lab = Lab::new();
+        let pinning = with(None, |upstream| upstream.pin = Some(pin));
+        let lenient = with(Some(&lab.ca), |upstream| upstream.accept = all_sets().pop().unwrap());
+        for connector in [pinning, lenient] {
             let result = outcome(&connector, Arc::new(server.clone())).await;
             assert!(result.is_err(), "{version:?}: {result:?}");
         }
@@ -329,7 +326,7 @@ async fn a_server_that_asks_for_a_certificate_gets_ours() {
     let ours = params.signed_by(&own_key, &clients).unwrap();
     let (cert, key) = (file(&ours.pem()), file(&own_key.serialize_pem()));
     let files = KeyFiles { cert: cert.path().to_owned(), key: key.path().to_owned() };
-    let config = demanding(&lab, clients.der());
+    let config = demanding(&lab, clients.der(), &rustls::version::TLS13);
     let connector = with(Some(&lab.ca), |upstream| upstream.client = Some(files.clone()));
     let expiry = connector.expiries().pop().unwrap();
     assert_eq!(expiry.what, format!("the client certificate in `{}`", files.cert.display()));
@@ -344,19 +341,36 @@ async fn a_server_that_asks_for_a_certificate_gets_ours() {
 }
 
 /// Demands a certificate of this authority.
-fn demanding(lab: &Lab, clients: &CertificateDer<'static>) -> Arc<ServerConfig> {
+fn demanding(
+    lab: &Lab,
+    clients: &CertificateDer<'static>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<ServerConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(clients.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
-    let issued = lab.authority.issue(&[NAME], Validity::days(1)).unwrap();
+    let issued = lab.authority.issue(&[NAME, "127.0.0.1"], Validity::days(1)).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .unwrap()
         .with_client_cert_verifier(verifier)
         .with_single_cert(issued.chain, issued.key)
         .unwrap();
     Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_server_that_asks_in_vain_is_understood() {
+    let lab = Lab::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = demanding(&lab, &lab.authority.certificate(), version);
+        let (address, server) = serve(async move |tcp| accept(config, tcp).await.is_ok()).await;
+        let error = connector("127.0.0.1", address.port(), TlsMode::Implicit, Some(lab.ca.path().to_owned()));
+        let error = error.probe().await.unwrap_err();
+        assert!(error.hint().unwrap().contains("`cert` and `key`"), "{version:?}: {}", error.detail());
+        assert!(!server.await.unwrap());
+    }
 }
 
 #[test]
