@@ -135,7 +135,7 @@ fn the_last_octets_arrive_though_the_client_goes_on_speaking() {
         let server = Server::once(move |stream| {
             let mut stream = tls(stream, &config);
             serve(&mut stream, "+OK\r\n");
-            stream.write_all(&[b'x'; 300_000]).unwrap();
+            stream.write_all(&vec![b'x'; 300_000]).unwrap();
             stream.flush().unwrap();
             leave(stream, how);
             Vec::new()

@@ -45,9 +45,8 @@ fn there_is_no_way_back_to_plain_text_behind_a_failed_handshake() {
             let server = Server::once(converse);
             let front = Front::of(&server);
             let mut client = front.ready(way);
-            let commands = format!("\r\nUSER tim\r\nPASS {SECRET}\r\nQUIT\r\n");
-            // Enough for whatever length the garbage claimed.
-            client.say(&[garbage, commands.as_bytes(), &[b'\n'; 66_000][..]].concat()[..garbage.len() + 60_000]);
+            client.say(&[garbage, format!("\r\nUSER tim\r\nPASS {SECRET}\r\nQUIT\r\n").as_bytes()].concat());
+            // Where the garbage claimed to be longer than this, the rest would be waited for; poptap may have closed already.
             let _ = client.0.shutdown(Shutdown::Write);
             assert_no_word(&client.last());
             assert_untouched(&server, way);
