@@ -249,7 +249,9 @@ where
                 self.upstream.drain(self.tap, from, end, context)
             }
             Peer::Upstream => {
-                let end = self.upstream.ended.filter(|_| !self.is_server_mute());
+                let broken_off = self.tap.has_broken_off();
+                let as_it_was = |how| if broken_off && how == Ending::Eof { Ending::Truncated } else { how };
+                let end = self.upstream.ended.filter(|_| !self.is_server_mute()).map(as_it_was);
                 self.client.drain(self.tap, from, end, context)
             }
         };
@@ -370,7 +372,8 @@ impl<'a, S: Hop> End<'a, S> {
         Ok(moved | self.pass_on_end(end.filter(|_| tap.is_finished(from)), context)?)
     }
 
-    /// An end is passed on as what it was: a cut stays one, and does not become an end that somebody meant.
+    /// An end is passed on as what it was: a cut stays one, and does not become an end that somebody meant. One in the middle
+    /// of a reply counts as a cut, since without TLS the two look alike.
     fn pass_on_end(&mut self, end: Option<Ending>, context: &mut Context<'_>) -> io::Result<bool> {
         let stream = Pin::new(&mut *self.stream);
         let done = match end {

@@ -142,7 +142,14 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Self::Tls(tls) => {
+                let read = Pin::new(&mut **tls).poll_read(cx, buffer);
+                // What TLS itself answers, such as that it refuses a renegotiation, does not wait for a word of ours.
+                if read.is_pending() && tls.get_ref().1.wants_write() {
+                    let _ = Pin::new(tls).poll_flush(cx);
+                }
+                read
+            }
         }
     }
 }

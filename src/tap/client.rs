@@ -105,11 +105,11 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             ClientExpects::Doubtful(auth) => return (hold == Hold::Stream).then_some(Fate::Sasl { auth }),
             _ => {}
         }
-        let enough = line.is_some() || hold == Hold::Decide || beginning.len() == REMEMBERED || self.client.is_full();
+        // At the end of the stream a line is judged by what there is of it: some servers take it for a whole one.
+        let no_more = line.is_some() || beginning.len() == REMEMBERED || self.client.is_full() || self.client.is_ended();
         match hold {
             Hold::Stream if line.is_none() => Some(Fate::Command { edit: false }),
-            _ if enough => self.ask_filter(),
-            _ if self.client.is_ended() => Some(Fate::Command { edit: false }),
+            _ if no_more || hold == Hold::Decide => self.ask_filter(),
             _ => None,
         }
     }

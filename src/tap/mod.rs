@@ -34,6 +34,8 @@ pub struct Tap<O, F> {
     client_body: Option<Body>,
     /// The server's line that is on its way.
     upstream_cut: Cut,
+    /// Whether the server ended its stream in the middle of a line or a body.
+    broken_off: bool,
     violation: Option<Violation>,
     pool: Arc<Pool>,
 }
@@ -51,6 +53,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             fate: Fate::Open,
             client_body: None,
             upstream_cut: Cut::default(),
+            broken_off: false,
             violation: None,
             pool,
         }
@@ -202,7 +205,14 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// Whether the client has got the beginning of a line or a body, and the rest is still to come.
     #[must_use]
     pub fn is_within_reply(&self) -> bool {
-        !self.upstream.is_drained() || !self.upstream_cut.is_empty() || self.tracker.server_expects() == ServerExpects::Body
+        let within_line = !self.upstream.is_drained() || !self.upstream_cut.is_empty();
+        self.broken_off || within_line || self.tracker.server_expects() == ServerExpects::Body
+    }
+
+    /// Whether the server ended its stream in the middle of a line or a body: however it did, that was no end of the reply.
+    #[must_use]
+    pub fn has_broken_off(&self) -> bool {
+        self.broken_off
     }
 
     /// Octets received from `peer`, and those of them that should have reached the other one and did not.
@@ -258,7 +268,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn go_opaque(&mut self, reason: OpaqueReason) {
-        if !self.filter.bears_opaque() {
+        // An STLS that was agreed to would lose its reply, and what follows it would be carried on.
+        if !self.filter.bears_opaque() || self.tracker.holds_client() {
             return self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::UnreadableBeforeTls });
         }
         let dropped_replies = self.tracker.go_opaque();
@@ -302,6 +313,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
         self.observer.on(&Event::Unfinished { from, line: cut.line() });
         cut.clear();
+        self.broken_off |= from == Peer::Upstream;
         true
     }
 

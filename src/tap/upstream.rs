@@ -226,6 +226,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let Some(receiving) = self.tracker.receiving() else { return false };
         let (n, keyword, octets) = (receiving.n, receiving.keyword, receiving.body.octets());
         self.tracker.body_ended();
+        self.broken_off = true;
         self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: false });
         true
     }

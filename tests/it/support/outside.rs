@@ -187,7 +187,10 @@ impl Poptap {
         let file = folder.path().join("poptap.toml");
         fs::write(&file, configuration).unwrap();
         let mut command = command(folder.path());
-        command.args(["run", "-vv", "--listen", "127.0.0.1:0", "--config"]).arg(&file).args(arguments);
+        command.args(["run", "-vv", "--config"]).arg(&file).args(arguments);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -374,6 +377,11 @@ impl Client {
         let (octets, is_reset) = rest(&mut self.0);
         assert!(!is_reset, "the connection was reset behind {}", octets.escape_ascii());
         String::from_utf8(octets).unwrap()
+    }
+
+    /// All that still comes, however it ends; then the client leaves.
+    pub fn last(mut self) -> Vec<u8> {
+        rest(&mut self.0).0
     }
 
     pub fn reset(self) {

@@ -49,31 +49,46 @@ impl Papers {
     }
 
     /// poptap in front of `server`, reached by `scheme`, with listeners of all three kinds.
-    pub fn front(self, server: &Server, scheme: &str, configuration: &str, more: &[&str]) -> Front {
-        self.front_of(&server.url(scheme), configuration, more)
+    pub fn front(self, server: &Server, scheme: &str, configuration: &str) -> Front {
+        self.front_of(&server.url(scheme), configuration)
     }
 
     /// poptap in front of the server at `url`.
-    pub fn front_of(self, url: &str, configuration: &str, more: &[&str]) -> Front {
+    pub fn front_of(self, url: &str, configuration: &str) -> Front {
+        let mut poptap =
+            self.start(url, configuration, &["--listen", "pop3://127.0.0.1:0", IMPLICIT[0], IMPLICIT[1], STLS[0], STLS[1]]);
+        let (implicit, stls) = (next_address(&mut poptap), next_address(&mut poptap));
+        Front { poptap, implicit, stls, papers: self }
+    }
+
+    /// poptap in front of `server` without a plain listener: logins have to wait for TLS.
+    pub fn strict_front(self, server: &Server) -> Front {
+        let mut poptap = self.start(&server.url("pop3"), "", &[IMPLICIT[0], IMPLICIT[1], STLS[0], STLS[1], "--require-tls"]);
+        let (implicit, stls) = (poptap.address, next_address(&mut poptap));
+        Front { poptap, implicit, stls, papers: self }
+    }
+
+    fn start(&self, url: &str, configuration: &str, more: &[&str]) -> Poptap {
         let (ca, cert, key) = (self.path("ca.pem"), self.path("cert.pem"), self.path("key.pem"));
-        let mut arguments = vec!["--upstream", url, "--listen", "pop3s://127.0.0.1:0", "--listen", "pop3+stls://127.0.0.1:0"];
-        arguments.extend(["--cert", &cert, "--key", &key]);
+        let mut arguments = vec!["--upstream", url, "--cert", &cert, "--key", &key];
         if !url.starts_with("pop3:") {
             arguments.extend(["--upstream-ca", &ca]);
         }
         arguments.extend(more);
-        let mut poptap = Poptap::start(configuration, &arguments);
-        let mut next = |protection: &str| {
-            let line = poptap.log_line("listening on ");
-            assert!(line.contains(&format!("tls={protection}")), "{protection}: {line}");
-            line.split_once("listening on ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let (implicit, stls) = (next("implicit"), next("stls"));
-        Front { poptap, implicit, stls, papers: self }
+        Poptap::start(configuration, &arguments)
     }
 }
 
-/// poptap with a plain listener (its own address), one for TLS from the first octet, and one that offers STLS.
+const IMPLICIT: [&str; 2] = ["--listen", "pop3s://127.0.0.1:0"];
+const STLS: [&str; 2] = ["--listen", "pop3+stls://127.0.0.1:0"];
+
+/// Listeners are named in the order in which they were asked for.
+fn next_address(poptap: &mut Poptap) -> SocketAddr {
+    let line = poptap.log_line("listening on ");
+    line.split_once("listening on ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// poptap with a plain listener (its own address; not where it is strict), one for TLS from the first octet, and one that offers STLS.
 pub struct Front {
     pub poptap: Poptap,
     pub implicit: SocketAddr,
@@ -93,7 +108,7 @@ pub const BOTH: [Way; 2] = [Way::Implicit, Way::Stls];
 impl Front {
     /// In front of `server` over plain text.
     pub fn of(server: &Server) -> Self {
-        Papers::new().front(server, "pop3", "", &[])
+        Papers::new().front(server, "pop3", "")
     }
 
     pub fn address(&self, way: Way) -> SocketAddr {
@@ -202,8 +217,8 @@ impl<S: Read + Write> Secure<S> {
         self
     }
 
-    /// All that still comes, and how it ends.
-    pub fn rest(&mut self) -> (String, End) {
+    /// All that still comes, and how it ends; then the client leaves.
+    pub fn rest(mut self) -> (String, End) {
         let (octets, end) = hear_out(&mut self.0);
         (String::from_utf8(octets).unwrap(), end)
     }

@@ -10,10 +10,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::Way;
 use crate::support::{
     outside::Left,
-    secure::{AGREED, BOTH, Front, GREETING, Papers},
+    secure::{AGREED, BOTH, Front, GREETING, Papers, Way},
     sockets::{accept, small_client, small_listener},
 };
 
@@ -39,7 +38,7 @@ async fn flood(way: Way, settings: &str, reader: Reader) -> Left {
     let papers = Papers::new();
     let (listener, server) = small_listener();
     let acceptor = TlsAcceptor::from(papers.server.clone());
-    let front = papers.front_of(&format!("pop3s://{server}"), settings, &[]);
+    let front = papers.front_of(&format!("pop3s://{server}"), settings);
     let serving = async { answer_all(acceptor.accept(accept(&listener).await).await.unwrap()).await };
     within(async { tokio::join!(ask_all(&front, way, reader), serving) }).await;
     let peak = front.poptap.peak_memory();

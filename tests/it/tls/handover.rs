@@ -94,8 +94,8 @@ proptest! {
         player.step(&says(Peer::Upstream, b"+OK bye\r\n"), &mut cuts);
         let played = player.end();
         prop_assert_eq!(played.to_upstream, [&to_upstream[..], b"QUIT\r\n"].concat());
-        let inside = [b"(TLS)\n", HELD, HELD, HELD, b"+OK bye\r\n"].concat();
-        prop_assert_eq!(played.to_client, [to_client, inside].concat());
+        prop_assert!(played.to_client.starts_with(&[&to_client[..], b"(TLS)\n"].concat()));
+        prop_assert!(played.to_client.ends_with(&[HELD, HELD, HELD, b"+OK bye\r\n"].concat()));
     }
 
     /// Octets that came in one piece with STLS: read already, and so neither forwarded nor kept for the inside.

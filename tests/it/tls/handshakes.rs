@@ -2,10 +2,10 @@
 
 use std::{io::Read as _, net::Shutdown, net::TcpStream};
 
-use super::{Way, short_handshakes};
+use super::short_handshakes;
 use crate::support::{
-    outside::{Left, MESSAGE, SECRET, Server, converse, read_line, rest, tls},
-    secure::{BOTH, Dribble, End, Front, GREETING, Papers, Secure, client_hello},
+    outside::{Left, MESSAGE, SECRET, Server, converse, tls},
+    secure::{BOTH, Dribble, End, Front, GREETING, Papers, Secure, Way, client_hello},
 };
 
 /// What begins like TLS and is none, or is not what a client begins with.
@@ -45,11 +45,10 @@ fn there_is_no_way_back_to_plain_text_behind_a_failed_handshake() {
             let server = Server::once(converse);
             let front = Front::of(&server);
             let mut client = front.ready(way);
-            let commands = format!("\r\nUSER tim\r\nPASS {SECRET}\r\nQUIT\r\n");
-            // Enough for whatever length the garbage claimed.
-            client.say(&[garbage, commands.as_bytes(), &[b'\n'; 66_000][..]].concat()[..garbage.len() + 60_000]);
+            client.say(&[garbage, format!("\r\nUSER tim\r\nPASS {SECRET}\r\nQUIT\r\n").as_bytes()].concat());
+            // Where the garbage claimed to be longer than this, the rest would be waited for; poptap may have closed already.
             let _ = client.0.shutdown(Shutdown::Write);
-            assert_no_word(&rest(&mut client.0).0);
+            assert_no_word(&client.last());
             assert_untouched(&server, way);
             assert_over(&front.stop(), "client-tls", "client");
         }
@@ -61,7 +60,7 @@ fn a_hello_that_breaks_off_ends_the_session_on_both_sides() {
     let papers = Papers::new();
     let hello = client_hello(&papers.trust);
     let server = Server::times(1000, converse);
-    let front = papers.front(&server, "pop3", "", &[]);
+    let front = papers.front(&server, "pop3", "");
     let mut sessions = 0;
     for way in BOTH {
         for cut in [1, 4, 5, 6, 9, hello.len() / 2, hello.len() - 1] {
@@ -73,7 +72,7 @@ fn a_hello_that_breaks_off_ends_the_session_on_both_sides() {
                     "reset" => client.reset(),
                     _ => {
                         client.0.shutdown(Shutdown::Write).unwrap();
-                        assert_no_word(&rest(&mut client.0).0);
+                        assert_no_word(&client.last());
                     }
                 }
                 assert_untouched(&server, way);
@@ -131,7 +130,7 @@ fn a_session_of_records_that_hold_one_octet_each_changes_nothing() {
         let papers = Papers::new();
         let config = papers.server.clone();
         let server = Server::once(move |stream| converse(Dribble(tls(stream, &config))));
-        let front = papers.front(&server, "pop3s", "", &[]);
+        let front = papers.front(&server, "pop3s", "");
         let client = front.secure(way);
         let Secure(stream) = client;
         let mut stream = Dribble(stream);
@@ -148,7 +147,7 @@ fn a_session_of_records_that_hold_one_octet_each_changes_nothing() {
 fn a_silent_client_is_told_what_this_port_speaks_and_one_behind_stls_is_not() {
     for way in BOTH {
         let server = Server::once(converse);
-        let front = Papers::new().front(&server, "pop3", &short_handshakes(), &[]);
+        let front = Papers::new().front(&server, "pop3", &short_handshakes());
         let client = front.ready(way);
         let told = client.rest();
         let expected = match way {
@@ -170,10 +169,10 @@ fn a_handshake_that_stalls_is_ended() {
         // Behind a whole hello the server's flight comes, and the client's never does.
         for said in [&hello[..1], &hello[..5], &hello[..hello.len() - 1], &hello[..]] {
             let server = Server::once(converse);
-            let front = Papers::new().front(&server, "pop3", &short_handshakes(), &[]);
+            let front = Papers::new().front(&server, "pop3", &short_handshakes());
             let mut client = front.ready(way);
             client.say(said);
-            let (heard, _) = rest(&mut client.0);
+            let heard = client.last();
             if said.len() < hello.len() {
                 assert_no_word(&heard);
             } else {
@@ -191,7 +190,7 @@ fn a_handshake_that_trickles_is_ended() {
     let papers = Papers::new();
     let hello = client_hello(&papers.trust);
     let server = Server::once(converse);
-    let front = papers.front(&server, "pop3", &short_handshakes(), &[]);
+    let front = papers.front(&server, "pop3", &short_handshakes());
     let mut client = front.ready(Way::Stls);
     client.0.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
     let ended = |stream: &mut TcpStream| match stream.read(&mut [0; 64]) {
@@ -215,7 +214,7 @@ fn a_client_that_refuses_the_certificate_is_quoted() {
         let stranger = Papers::new();
         let client = front.ready(way);
         let error = Secure::over(client.0, &stranger.trust).err().expect("not trusted");
-        assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
         assert_untouched(&server, way);
         let left = front.stop();
         assert_eq!((&left.session()["reason"], &left.session()["closed_by"]), (&"client-tls".into(), &"client".into()));
@@ -230,11 +229,11 @@ fn a_failed_handshake_harms_nobody_else() {
     let mut good = front.secure(Way::Stls);
     let mut bad = front.ready(Way::Implicit);
     bad.say(NOT_A_HELLO[0]);
-    assert_no_word(&rest(&mut bad.0).0);
+    assert_no_word(&bad.last());
     assert_eq!(good.ask("NOOP"), "+OK\r\n");
     let mut other = front.secure(Way::Implicit);
     assert_eq!([other.ask("QUIT"), good.ask("QUIT")], ["+OK\r\n", "+OK\r\n"]);
-    assert_eq!(read_line(&mut good.0), None);
+    assert_eq!([other.rest(), good.rest()], [(String::new(), End::Goodbye), (String::new(), End::Goodbye)]);
     server.heard();
     server.heard();
     assert_eq!(front.stop().sessions.len(), 3);

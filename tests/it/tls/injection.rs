@@ -8,8 +8,8 @@ use std::{
 
 use super::answering_when_told;
 use crate::support::{
-    outside::{Client, Left, SECRET, Server, converse, listen, read_line, rest},
-    secure::{AGREED, BOTH, End, Front, GREETING, Papers, Secure, client_hello, handshake},
+    outside::{Client, Left, SECRET, Server, converse, listen, read_line},
+    secure::{AGREED, BOTH, End, Front, GREETING, Papers, Secure, Way, client_hello, handshake},
 };
 
 /// What somebody on the way to poptap puts behind the client's STLS.
@@ -48,7 +48,7 @@ fn plain_text_behind_stls_is_neither_forwarded_nor_run_however_it_is_cut() {
             assert_eq!(client.line(), GREETING);
             // It may have been closed by the first part.
             let _ = client.0.write_all(&wire[cut..]);
-            assert_not_run(&rest(&mut client.0).0, injected);
+            assert_not_run(&client.last(), injected);
             assert_eq!(server.heard(), b"", "{} cut at {cut}", wire.escape_ascii());
         }
     }
@@ -60,9 +60,9 @@ fn plain_text_behind_the_agreement_is_neither_forwarded_nor_run() {
     let server = Server::times(INJECTED.len(), converse);
     let front = Front::of(&server);
     for injected in INJECTED {
-        let mut client = front.ready(super::Way::Stls);
+        let mut client = front.ready(Way::Stls);
         client.say(injected);
-        let (heard, _) = rest(&mut client.0);
+        let heard = client.last();
         assert_not_run(&heard, injected);
         assert_eq!(server.heard(), b"", "{}", injected.escape_ascii());
     }
@@ -82,7 +82,7 @@ fn a_genuine_handshake_does_not_make_up_for_plain_text_before_it() {
             assert_eq!(client.ask("STLS"), AGREED);
             client.say(&[b"NOOP\r\n", &client_hello(&front.papers.trust)[..]].concat());
         }
-        assert_not_run(&rest(&mut client.0).0, b"NOOP");
+        assert_not_run(&client.last(), b"NOOP");
         assert_eq!(server.heard(), b"");
         assert_all_violations(&front.stop(), 1);
     }
@@ -106,6 +106,7 @@ fn commands_before_stls_are_answered_first_and_in_order() {
     let mut client = Secure::over(client.0, &front.papers.trust).unwrap();
     assert_eq!(client.line(), GREETING, "this server greets a second time, and is heard inside TLS");
     assert_eq!([client.ask("USER tim"), client.ask("QUIT")], ["+OK\r\n", "+OK\r\n"]);
+    assert_eq!(client.rest(), (String::new(), End::Goodbye));
     assert_eq!(server.heard(), b"NOOP\r\nNOOP 2\r\nUSER tim\r\nQUIT\r\n");
     let left = front.stop();
     assert_eq!(left.session()["reason"], "quit");
@@ -126,7 +127,7 @@ fn plain_text_that_comes_while_earlier_commands_are_answered_is_not_run_either()
     assert_eq!(client.line(), GREETING);
     client.say(format!("USER tim\r\nPASS {SECRET}\r\n").as_bytes());
     go.send(()).unwrap();
-    let heard = rest(&mut client.0).0;
+    let heard = client.last();
     let heard = heard.strip_prefix(b"+OK\r\n").unwrap_or_else(|| panic!("NOOP comes first: {}", heard.escape_ascii()));
     assert_not_run(heard, b"USER");
     assert_eq!(server.heard(), b"NOOP\r\n");
@@ -143,8 +144,8 @@ fn the_first_record_may_carry_a_pipeline() {
         let client = front.ready(way);
         let mut connection = handshake(&front.papers.trust);
         connection.writer().write_all(said.as_bytes()).unwrap();
-        let mut client = Secure::beginning(client.0, connection).unwrap();
-        let greeting = if way == super::Way::Implicit { GREETING } else { "" };
+        let client = Secure::beginning(client.0, connection).unwrap();
+        let greeting = if way == Way::Implicit { GREETING } else { "" };
         assert_eq!(client.rest(), (format!("{greeting}+OK\r\nUSER\r\n.\r\n+OK\r\n+OK\r\n+OK\r\n"), End::Goodbye));
         assert_eq!(server.heard(), said.as_bytes());
         let left = front.stop();
@@ -209,7 +210,7 @@ fn what_the_server_says_during_the_handshake_arrives_inside_tls() {
 #[test]
 fn a_server_that_never_stops_talking_gets_nothing_into_the_handshake() {
     let server = Server::once(chattering);
-    let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+    let front = Papers::new().strict_front(&server);
     let mut client = Client::to(front.stls);
     client.say(b"STLS\r\n");
     let mut line = client.line();

@@ -1,9 +1,8 @@
 //! What was said before TLS counts for nothing inside it; what may only be said inside is not forwarded before.
 
-use super::Way;
 use crate::support::{
-    outside::{Client, SECRET, Server, converse, rest},
-    secure::{AGREED, BOTH, End, Front, GREETING, Papers, Secure},
+    outside::{Client, SECRET, Server, converse},
+    secure::{AGREED, BOTH, End, Front, GREETING, Papers, Secure, Way},
 };
 
 const TOO_LATE: &str = "-ERR STLS has to come before any login\r\n";
@@ -13,8 +12,7 @@ const TLS_FIRST: &str = "-ERR [SYS/PERM] no login without encryption: turn on ST
 /// Real servers keep a name across STLS: whoever injects one would have the client's password checked against it.
 #[test]
 fn stls_behind_the_first_step_of_a_login_is_refused() {
-    let first_steps =
-        ["USER tim", "user tim", " USER tim", "USER", "APOP tim 0123456789abcdef", "AUTH PLAIN", "RPOP tim", "NOOP\0USER tim"];
+    let first_steps = ["USER tim", "user tim", " USER tim", "USER", "APOP tim 0123456789abcdef", "AUTH PLAIN", "RPOP tim"];
     for first in first_steps {
         for together in [true, false] {
             let server = Server::once(converse);
@@ -35,6 +33,24 @@ fn stls_behind_the_first_step_of_a_login_is_refused() {
     }
 }
 
+/// Servers differ on what such a line says: it may begin a login.
+#[test]
+fn stls_behind_a_line_that_may_be_a_login_is_refused() {
+    for first in ["NOOP\0USER tim", "NOOP\rUSER tim", &format!("NOOP {}USER tim", "a".repeat(8187))] {
+        let server = Server::once(converse);
+        let front = Front::of(&server);
+        let mut client = Client::to(front.stls);
+        assert_eq!([client.line(), client.ask(first), client.ask("STLS")], [GREETING, "+OK\r\n", TOO_LATE]);
+        assert_eq!(server_after(client, &server), format!("{first}\r\n").as_bytes());
+        front.stop();
+    }
+}
+
+fn server_after(client: Client, server: &Server) -> Vec<u8> {
+    drop(client);
+    server.heard()
+}
+
 #[test]
 fn there_is_no_stls_inside_tls() {
     for scheme in ["pop3", "pop3s"] {
@@ -48,14 +64,15 @@ fn there_is_no_stls_inside_tls() {
                         if secure { converse(crate::support::outside::tls(stream, &config)) } else { converse(stream) }
                     },
                 );
-            let front = papers.front(&server, scheme, "", &[]);
+            let front = papers.front(&server, scheme, "");
             let mut client = front.secure(way);
             for stls in ["STLS", "stls", " STLS", "STLS now"] {
                 assert_eq!(client.ask(stls), INSIDE, "{scheme} {way:?} {stls}");
             }
             client.say(format!("STLS\r\nUSER tim\r\nSTLS\r\nPASS {SECRET}\r\nSTLS\r\nCAPA\r\nQUIT\r\n").as_bytes());
             let expected = format!("{INSIDE}+OK\r\n{INSIDE}+OK\r\n{INSIDE}+OK\r\nUSER\r\n.\r\n+OK\r\n");
-            assert_eq!(client.rest(), (expected, End::Goodbye));
+            // This server says no goodbye.
+            assert_eq!(client.rest(), (expected, if secure { End::Cut } else { End::Goodbye }));
             assert_eq!(server.heard(), format!("USER tim\r\nPASS {SECRET}\r\nCAPA\r\nQUIT\r\n").as_bytes());
             assert_eq!(front.stop().session()["reason"], "quit");
         }
@@ -72,7 +89,7 @@ fn a_second_stls_in_clear_is_refused_like_anything_behind_the_first() {
         [GREETING, "-ERR STLS takes no argument\r\n", "+OK\r\n"]
     );
     client.say(b"STLS\r\nSTLS\r\n");
-    let heard = String::from_utf8_lossy(&rest(&mut client.0).0).into_owned();
+    let heard = String::from_utf8_lossy(&client.last()).into_owned();
     assert_eq!(heard.matches("begin TLS").count() + heard.matches("nothing may follow STLS").count(), 1, "{heard}");
     assert_eq!(server.heard(), b"CAPA\r\n");
     assert_eq!(front.stop().session()["reason"], "violation");
@@ -107,7 +124,7 @@ const LOGINS: [&str; 22] = [
 #[test]
 fn where_tls_is_required_no_login_is_forwarded_before_it() {
     let server = Server::once(converse);
-    let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+    let front = Papers::new().strict_front(&server);
     let mut client = Client::to(front.stls);
     assert_eq!(client.line(), GREETING);
     for login in LOGINS {
@@ -123,6 +140,7 @@ fn where_tls_is_required_no_login_is_forwarded_before_it() {
     assert_eq!([client.line(), client.line()], ["+OK\r\n", AGREED]);
     let mut client = Secure::over(client.0, &front.papers.trust).unwrap();
     assert_eq!([client.ask("USER inside"), client.ask(&format!("PASS {SECRET}")), client.ask("QUIT")], ["+OK\r\n"; 3]);
+    drop(client);
     assert_eq!(server.heard(), format!("NOOP\r\nUSER inside\r\nPASS {SECRET}\r\nQUIT\r\n").as_bytes());
     let left = front.stop();
     assert_eq!((&left.session()["user"], &left.session()["reason"]), (&"inside".into(), &"quit".into()));
@@ -132,7 +150,7 @@ fn where_tls_is_required_no_login_is_forwarded_before_it() {
 #[test]
 fn where_tls_is_required_a_login_in_pieces_is_refused_too() {
     let server = Server::once(converse);
-    let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+    let front = Papers::new().strict_front(&server);
     let mut client = Client::to(front.stls);
     assert_eq!(client.line(), GREETING);
     for login in LOGINS {
@@ -142,6 +160,7 @@ fn where_tls_is_required_a_login_in_pieces_is_refused_too() {
         assert_eq!(client.line(), TLS_FIRST, "{login:?}");
     }
     assert_eq!([client.ask("QUIT")], ["+OK\r\n"]);
+    drop(client);
     assert_eq!(server.heard(), b"QUIT\r\n");
     front.stop();
 }
@@ -150,12 +169,12 @@ fn where_tls_is_required_a_login_in_pieces_is_refused_too() {
 #[test]
 fn where_tls_is_required_an_unfinished_login_is_not_forwarded_either() {
     let server = Server::times(LOGINS.len(), converse);
-    let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+    let front = Papers::new().strict_front(&server);
     for login in LOGINS {
         let mut client = Client::to(front.stls);
         assert_eq!(client.line(), GREETING);
         client.say(login.trim_end_matches(['\r', '\n']).as_bytes()).0.shutdown(std::net::Shutdown::Write).unwrap();
-        rest(&mut client.0);
+        client.last();
         assert_eq!(server.heard(), b"", "{login:?}");
     }
     front.stop();
@@ -165,11 +184,12 @@ fn where_tls_is_required_an_unfinished_login_is_not_forwarded_either() {
 #[test]
 fn the_transcript_names_who_logged_in_inside_tls() {
     let server = Server::once(converse);
-    let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+    let front = Papers::new().strict_front(&server);
     let mut client = Client::to(front.stls);
     assert_eq!([client.line(), client.ask("USER mallory"), client.ask("STLS")], [GREETING, TLS_FIRST, AGREED]);
     let mut client = Secure::over(client.0, &front.papers.trust).unwrap();
     assert_eq!([client.ask(&format!("PASS {SECRET}")), client.ask("QUIT")], ["+OK\r\n", "+OK\r\n"]);
+    drop(client);
     assert_eq!(server.heard(), format!("PASS {SECRET}\r\nQUIT\r\n").as_bytes());
     let left = front.stop();
     assert!(left.session().get("user").is_none(), "{:#}", left.session());
@@ -181,7 +201,7 @@ fn the_transcript_names_who_logged_in_inside_tls() {
 fn what_is_required_before_tls_is_no_hindrance_inside() {
     for way in BOTH {
         let server = Server::once(converse);
-        let front = Papers::new().front(&server, "pop3", "", &["--require-tls"]);
+        let front = Papers::new().strict_front(&server);
         let mut client = front.secure(way);
         assert_eq!([client.ask("USER tim"), client.ask(&format!("PASS {SECRET}")), client.ask("QUIT")], ["+OK\r\n"; 3]);
         assert_eq!(client.rest(), (String::new(), End::Goodbye));
