@@ -140,7 +140,7 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
-    fn new(error: &CertificateError, certificate: Option<&Certificate>) -> Self {
+    pub(super) fn new(error: &CertificateError, certificate: Option<&Certificate>) -> Self {
         let is = |what: &str| format!("{error:?}").contains(what);
         match (error, certificate) {
             (CertificateError::ExpiredContext { not_after, .. }, _) => {

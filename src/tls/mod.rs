@@ -6,9 +6,13 @@ mod acceptor;
 mod authority;
 mod certificate;
 mod client;
+mod client_auth;
 mod failure;
 mod keylog;
+mod mint;
 pub mod pem;
+mod refusal;
+mod resolver;
 mod server;
 mod trust;
 
@@ -25,12 +29,13 @@ use crate::{
     record::schema::{self, Hop},
 };
 
-pub use acceptor::{AcceptError, Acceptor, AcceptorError, Expiry};
+pub use acceptor::{Acceptor, AcceptorError, Expiry};
 pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
 pub use client::{Client, NameError};
 pub use failure::{CertificateFault, HandshakeError};
 pub use keylog::{KeyLog, KeyLogError};
+pub use refusal::AcceptError;
 pub use server::{ServerConfigError, server_config};
 pub use trust::{Trust, TrustError};
 
