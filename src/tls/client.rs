@@ -51,14 +51,17 @@ impl Client {
         Self::build(Trust::new(upstream)?, host, identity, key_log)
     }
 
-    fn build(trust: Trust, host: &str, identity: Option<Identity>, _key_log: Option<&KeyLog>) -> Result<Self, ClientError> {
+    fn build(trust: Trust, host: &str, identity: Option<Identity>, key_log: Option<&KeyLog>) -> Result<Self, ClientError> {
         let name = server_name(host)?;
         let expiry = identity.as_ref().and_then(Identity::expiry);
         let builder = trusting(&trust).map_err(ClientError::Version)?;
-        let config = match identity {
+        let mut config = match identity {
             Some(identity) => identity.present(builder)?,
             None => builder.with_no_client_auth(),
         };
+        if let Some(key_log) = key_log {
+            config.key_log = key_log.writer();
+        }
         Ok(Self { config: Arc::new(config), name, trust, expiry })
     }
 

@@ -170,7 +170,7 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
-    fn new(error: &CertificateError, certificate: Option<&Certificate>) -> Self {
+    pub(super) fn new(error: &CertificateError, certificate: Option<&Certificate>) -> Self {
         match (error, certificate) {
             (CertificateError::ExpiredContext { not_after, .. }, _) => {
                 let not_after = moment(not_after.as_secs());

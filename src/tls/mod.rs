@@ -6,11 +6,15 @@ mod acceptor;
 mod authority;
 mod certificate;
 mod client;
+mod client_auth;
 mod failure;
 mod identity;
 mod keylog;
+mod mint;
 pub mod pem;
 mod presented;
+mod refusal;
+mod resolver;
 mod self_signed;
 mod server;
 mod trust;
@@ -29,7 +33,7 @@ use crate::{
     record::schema::{self, Hop},
 };
 
-pub use acceptor::{AcceptError, Acceptor, AcceptorError, Expiry};
+pub use acceptor::{Acceptor, AcceptorError, Expiry};
 pub use authority::{Authority, AuthorityError, Issued, Validity};
 pub use certificate::Certificate;
 pub(crate) use certificate::rfc3339;
@@ -38,6 +42,7 @@ pub use failure::{CertificateFault, HandshakeError, hint_behind_handshake};
 pub use identity::{Identity, IdentityError};
 pub use keylog::{KeyLog, KeyLogError};
 pub use presented::Presented;
+pub use refusal::AcceptError;
 pub use server::{ServerConfigError, server_config};
 pub use trust::{Trust, TrustError};
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rustls::{
-    Error, ServerConfig,
+    ConfigBuilder, Error, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
+    server::{WantsServerCert, danger::ClientCertVerifier},
 };
 
 use super::{VERSIONS, provider};
+use crate::config::TlsVersion;
 
 /// A configuration that presents `chain` (the server's certificate first) to every client and asks for none of theirs.
 ///
@@ -18,10 +20,23 @@ pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, ServerConfigError> {
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))?;
-    Ok(Arc::new(config))
+    Ok(Arc::new(builder(TlsVersion::default(), None)?.with_single_cert(chain, key)?))
+}
+
+/// All but what is presented: the versions from `oldest` on, and who verifies clients, if they are asked for certificates.
+pub(super) fn builder(
+    oldest: TlsVersion,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, ServerConfigError> {
+    let versions = match oldest {
+        TlsVersion::Tls12 => VERSIONS,
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+    Ok(match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    })
 }
 
 /// A certificate and a key that cannot serve.
