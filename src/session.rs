@@ -30,11 +30,7 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
     tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => {
-            let secured = tokio::select! {
-                secured = Box::pin(secure(client, acceptor, Mode::Implicit, house.timeouts.handshake, &mut recorder)) => secured,
-                // Nothing has begun that could be finished.
-                () = house.stop.drain.cancelled() => Err(ended("poptap", "shutdown")),
-            };
+            let secured = Box::pin(secure(client, acceptor, Mode::Implicit, house, &mut recorder)).await;
             match secured {
                 Ok((stream, tls)) => Client { stream, address, tls: Some(tls) },
                 Err(closed) => return close_unsecured(recorder, closed),
@@ -157,11 +153,7 @@ impl Session<'_> {
     /// Where the server is told of the client's hop, it is connected to anew: the first connection was said to be plain.
     async fn start_tls(mut self, upstream: Stream, tap: &mut Tap<Recorder, Builtin>) -> Result<(Self, Stream), schema::Closed> {
         let Some(acceptor) = &self.terms.acceptor else { return Err(ended("poptap", "client-tls")) };
-        let (limit, recorder) = (self.house.timeouts.handshake, tap.observer());
-        let (stream, tls) = tokio::select! {
-            secured = secure(self.client.stream, acceptor, Mode::Stls, limit, recorder) => secured?,
-            () = self.house.stop.close.cancelled() => return Err(cut_short(self.house)),
-        };
+        let (stream, tls) = secure(self.client.stream, acceptor, Mode::Stls, self.house, tap.observer()).await?;
         self.client = Client { stream, tls: Some(tls), ..self.client };
         if self.terms.upstream.proxy_protocol == ProxyProtocol::Off {
             tap.secured(Builtin::new(self.settings()));

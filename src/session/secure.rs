@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::closing::{TLS_PORT, ended, last_words};
+use super::closing::{TLS_PORT, cut_short, ended, last_words};
 use crate::{
     config::Period,
     net::Stream,
     pop3::Peer,
     record::{Recorder, schema},
+    server::House,
     tap::{Event, Observer as _, Violation, ViolationKind},
     tls::{AcceptError, Acceptor},
 };
@@ -32,7 +33,7 @@ impl Mode {
     }
 }
 
-/// Does the handshake within `limit`. The plain connection is consumed: there is no way back to plain text.
+/// Does the handshake within its time limit. The plain connection is consumed: there is no way back to plain text.
 ///
 /// # Errors
 ///
@@ -41,18 +42,33 @@ pub(super) async fn secure(
     client: Stream,
     acceptor: &Acceptor,
     mode: Mode,
-    limit: Duration,
+    house: &House,
     recorder: &mut Recorder,
 ) -> Result<(Stream, schema::Tls), schema::Closed> {
+    let limit = house.timeouts.handshake;
     let deadline = Instant::now() + limit;
+    let stopped = async || match mode {
+        // Nothing has begun that could be finished.
+        Mode::Implicit => house.stop.drain.cancelled().await,
+        Mode::Stls => house.stop.close.cancelled().await,
+    };
     // Looked at and left where it is, so that a client which says nothing, or not TLS, can still be answered.
-    match timeout_at(deadline, client.tcp().peek(&mut [0; 1])).await {
+    let mut first = [0; 1];
+    let begun = tokio::select! {
+        begun = timeout_at(deadline, client.tcp().peek(&mut first)) => begun,
+        () = stopped() => return Err(stop(mode, house)),
+    };
+    match begun {
         Err(_) => return Err(silent(client, mode, limit).await),
         Ok(Err(error)) => return Err(closed("client", "reset", error.to_string())),
         Ok(Ok(0)) => return Err(closed("client", "eof", "it left before the TLS handshake".to_owned())),
         Ok(Ok(_)) => {}
     }
-    match timeout_at(deadline, client.accept(acceptor)).await {
+    let accepted = tokio::select! {
+        accepted = timeout_at(deadline, client.accept(acceptor)) => accepted,
+        () = stopped() => return Err(stop(mode, house)),
+    };
+    match accepted {
         Err(_) => {
             Err(closed("poptap", "timeout-client-handshake", format!("the TLS handshake took longer than {}", Period(limit))))
         }
@@ -62,6 +78,13 @@ pub(super) async fn secure(
             recorder.tls(tls.clone());
             Ok((stream, tls))
         }
+    }
+}
+
+fn stop(mode: Mode, house: &House) -> schema::Closed {
+    match mode {
+        Mode::Implicit => ended("poptap", "shutdown"),
+        Mode::Stls => cut_short(house),
     }
 }
 

@@ -68,10 +68,10 @@ impl Acceptor {
     pub async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, AcceptError> {
         let mut first = [0; FIRST_OCTETS];
         let length = tcp.peek(&mut first).await.map_err(AcceptError::Io)?;
-        let sslv2 = match Opening::of(&first[..length]) {
+        let ancient = match Opening::of(&first[..length]) {
             Opening::Nothing => return Err(AcceptError::Closed),
             Opening::PlainText => return Err(AcceptError::plain_text(&first[..length], tcp)),
-            opening => opening == Opening::Sslv2,
+            opening => opening == Opening::Sslv2 || offers_no_tls12(&first[..length]),
         };
         let local = tcp.local_addr().ok().map(|address| address.ip());
         let accept = TlsAcceptor::from(self.config.clone()).accept(tcp).into_fallible();
@@ -84,7 +84,7 @@ impl Acceptor {
             Ok(stream) => return Ok(stream),
             Err(failure) => failure,
         };
-        let error = AcceptError::new(error, Circumstances { sslv2, unserved, refused: refused.as_deref(), floor: self.floor });
+        let error = AcceptError::new(error, Circumstances { ancient, unserved, refused: refused.as_deref(), floor: self.floor });
         if error.leaves_the_client_there() {
             let_go(tcp).await;
         }
@@ -217,6 +217,11 @@ impl Opening {
             _ => Self::PlainText,
         }
     }
+}
+
+/// Whether a hello names a version before TLS 1.2 (RFC 5246 §7.4.1.2); later ones name 1.2 there, whatever else they offer.
+fn offers_no_tls12(hello: &[u8]) -> bool {
+    matches!(hello, [0x16, _, _, _, _, 1, _, _, _, 3, 0..=2, ..])
 }
 
 /// Closes so that an alert arrives: our end first, then whatever the client still says, then the close. Closing with octets

@@ -70,7 +70,7 @@ impl AcceptError {
     /// From tokio-rustls' error.
     pub(super) fn new(error: io::Error, circumstances: Circumstances<'_>) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-            Some(_) if circumstances.sslv2 => Self::TooOld,
+            Some(_) if circumstances.ancient => Self::TooOld,
             Some(_) if circumstances.unserved => Self::Unserved,
             Some(Error::InvalidCertificate(fault)) => {
                 let certificate = circumstances.refused.and_then(Certificate::parse).map(Box::new);
@@ -190,8 +190,8 @@ impl AcceptError {
 /// What is known of a handshake that failed, beside the error.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Circumstances<'a> {
-    /// Whether the client began as SSL 2 did.
-    pub(super) sslv2: bool,
+    /// Whether the client began as SSL 2 did, or offers no version from 1.2 on.
+    pub(super) ancient: bool,
     /// Whether there was no certificate to present.
     pub(super) unserved: bool,
     /// The client's certificate, where that was refused.

@@ -190,9 +190,8 @@ fn a_listener_on_all_interfaces_takes_both_families() {
     let server = Server::times(3, converse);
     let poptap = Poptap::start("", &["--upstream", &server.url("pop3"), "--listen", ":0", "--allow-from", "192.0.2.0/24"]);
     drop(poptap.connect());
-    let mut poptap = poptap;
-    let line = poptap.log_line("listening on [::]:");
-    let port = line.split("[::]:").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(poptap.address.ip().is_unspecified() && poptap.address.is_ipv6(), "{}", poptap.address);
+    let port = poptap.address.port();
     for host in ["127.0.0.1", "[::1]"] {
         let address: std::net::SocketAddr = format!("{host}:{port}").parse().unwrap();
         let mut client = crate::support::outside::Client(std::net::TcpStream::connect(address).unwrap());

@@ -43,13 +43,14 @@ fn there_is_no_way_back_to_plain_text_behind_a_failed_handshake() {
     for way in BOTH {
         for garbage in NOT_A_HELLO {
             let server = Server::once(converse);
-            let front = Front::of(&server);
+            let mut front = Front::of(&server);
             let mut client = front.ready(way);
             client.say(&[garbage, format!("\r\nUSER tim\r\nPASS {SECRET}\r\nQUIT\r\n").as_bytes()].concat());
             // Where the garbage claimed to be longer than this, the rest would be waited for; poptap may have closed already.
             let _ = client.0.shutdown(Shutdown::Write);
             assert_no_word(&client.last());
             assert_untouched(&server, way);
+            front.poptap.log_line("session closed");
             assert_over(&front.stop(), "client-tls", "client");
         }
     }

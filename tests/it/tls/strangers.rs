@@ -92,7 +92,7 @@ fn a_client_of_the_last_century_is_refused_with_an_alert_and_the_log_names_a_way
     for version in [0, 1, 2] {
         for way in BOTH {
             let server = Server::once(converse);
-            let front = Front::of(&server);
+            let mut front = Front::of(&server);
             let mut client = front.ready(way);
             client.say(&old_hello(version));
             let heard = client.last();
@@ -100,6 +100,7 @@ fn a_client_of_the_last_century_is_refused_with_an_alert_and_the_log_names_a_way
             if way == Way::Stls {
                 assert_eq!(server.heard(), b"");
             }
+            front.poptap.log_line("session closed");
             let left = front.stop();
             assert_eq!(left.session()["reason"], "client-tls", "{}", left.verdict());
             let line = left.log.lines().find(|line| line.contains("WARN") && line.contains("TLS 1.")).expect(&left.log);
