@@ -86,7 +86,7 @@ impl Acceptor {
         };
         let error = AcceptError::new(error, Circumstances { ancient, unserved, refused: refused.as_deref(), floor: self.floor });
         if error.leaves_the_client_there() {
-            let_go(tcp).await;
+            Box::pin(let_go(tcp)).await;
         }
         Err(error)
     }

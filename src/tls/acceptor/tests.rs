@@ -143,7 +143,7 @@ async fn say(acceptor: &Acceptor, pieces: &[&[u8]]) -> (AcceptError, Vec<u8>) {
     (error, answer)
 }
 
-/// A ClientHello as clients of `version` send it, with ciphers that need no key exchange, and these extensions.
+/// A `ClientHello` as clients of `version` send it, with ciphers that need no key exchange, and these extensions.
 fn hello(version: u16, extensions: &[u8]) -> Vec<u8> {
     let mut body = version.to_be_bytes().to_vec();
     body.extend([7; 32]);
@@ -159,7 +159,7 @@ fn hello(version: u16, extensions: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Fatal, protocol_version (RFC 8446 §6.2), behind the record's header.
+/// Fatal, `protocol_version` (RFC 8446 §6.2), behind the record's header.
 fn is_protocol_version(answer: &[u8]) -> bool {
     answer.len() == 7 && answer[0] == 0x15 && answer[5..] == [2, 70]
 }
