@@ -9,15 +9,20 @@
     reason = "a test that cannot set itself up fails on the spot"
 )]
 
+mod announced;
 mod apop;
 mod authentication;
 mod capabilities;
+mod certs;
+mod client_certificates;
 mod deletions;
 mod fetch;
 mod harness;
+mod keylog;
 mod matrix;
 mod pipeline;
 mod questions;
+mod reload;
 mod stls;
 mod support;
 mod unreachable;

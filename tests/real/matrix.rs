@@ -1,7 +1,9 @@
 //! Every kind of client hop, in front of every kind of upstream hop, for every client: the same octets, with the TLS that
 //! was asked for on each hop, and a record that is whole.
 
-use crate::support::clients::Client;
+use std::panic::catch_unwind;
+
+use crate::support::clients::{CLIENTS, Client};
 use crate::support::dovecot::{Dovecot, MODES, Mode};
 use crate::support::proxy::Proxy;
 use crate::support::transcript::{assert_same, sha256};
@@ -67,4 +69,25 @@ fn walk(client: Client, hop: Mode) {
 
 fn text(value: &serde_json::Value) -> &str {
     value.as_str().unwrap()
+}
+
+/// The fetches above would show nothing of TLS if the clients took any certificate.
+#[test]
+fn no_client_logs_in_where_it_cannot_verify_the_certificate() {
+    let dovecot = Dovecot::start();
+    let proxy = Proxy::start_with_every_listener(&dovecot, Mode::Plain, &[]);
+    let mut tried = 0;
+    for client in CLIENTS {
+        for hop in MODES.into_iter().filter(|hop| client.speaks_tls(*hop)) {
+            tried += 1;
+            // Most of them fail, and the fetch with them.
+            let fetched = catch_unwind(|| client.fetch_over(hop, proxy.listener(hop), dovecot.authority()));
+            assert!(fetched.is_err() || fetched.is_ok_and(|inbox| inbox.is_empty()), "{client:?} over {hop:?}");
+        }
+    }
+    let transcript = proxy.stop();
+    assert!(transcript.sessions.len() >= tried, "{:#?}", transcript.sessions);
+    for keyword in transcript.keywords() {
+        assert!(["CAPA", "STLS", "QUIT"].contains(&keyword), "{keyword}");
+    }
 }

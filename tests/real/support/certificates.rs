@@ -14,12 +14,17 @@ pub(crate) const CHAIN: &str = "pop.pem";
 pub(crate) const KEY: &str = "pop-key.pem";
 
 /// Who poptap is in these tests.
-const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+pub(crate) const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 /// Let an authority of poptap's make a certificate for `localhost` and 127.0.0.1: three files in a directory.
 pub(crate) fn make_for_listener(directory: &Path) {
     let authority = Authority::new("authority for listeners").unwrap();
     write_for_listener(directory, &authority, &authority.issue(&NAMES, Validity::days(30)).unwrap());
+}
+
+/// The lines of a listener's section that name the certificate in that directory, and its key.
+pub(crate) fn settings(directory: &Path) -> String {
+    format!("cert = '{}'\nkey = '{}'\n", directory.join(CHAIN).display(), directory.join(KEY).display())
 }
 
 /// Write the three files; each is replaced as a whole.

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use regex::bytes::Regex;
 
 use super::dovecot::Mode;
-use super::process::{run, run_unchecked};
+use super::process::{describe, run, run_unchecked};
 use super::{PASSWORD, USER, mailbox, scratch};
 
 /// A program that fetches mail.
@@ -64,6 +64,49 @@ impl Client {
 /// Fetch with poplib, logging in with APOP.
 pub(crate) fn fetch_with_apop(address: SocketAddr) -> Vec<Vec<u8>> {
     collect(|inbox, home| poplib(address, inbox, home, "apop", Path::new("/nonexistent")))
+}
+
+/// Log in with SCRAM-SHA-256 over such a hop, with a certificate by `authority` where there is TLS, and leave again.
+pub(crate) fn log_in_with_scram(hop: Mode, address: SocketAddr, authority: &Path) {
+    let home = scratch();
+    let text = format!(
+        "account tap\nhost 127.0.0.1\nport {}\nuser {USER}\npassword {PASSWORD}\nauth scram-sha-256\n{}\ntimeout 60\n\
+         delivery mda /bin/true\n",
+        address.port(),
+        mpop_tls(hop, authority.to_str().unwrap()),
+    );
+    let file = private_file(home.path(), "mpoprc", &text);
+    run(isolated("mpop", home.path()).arg(format!("--file={}", file.display())).args(["--auth-only", "tap"]));
+}
+
+/// What became of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// It was accepted.
+    Accepted,
+    /// There was none: the client does not trust the certificate that it was shown.
+    Distrusted,
+    /// The server wants none so.
+    Refused,
+}
+
+/// Let curl log in and ask for STAT, from that local address if there is one.
+pub(crate) fn curl_stat(hop: Mode, address: SocketAddr, from: Option<&str>, authority: &Path) -> Login {
+    let home = scratch();
+    let mut command = isolated("curl", home.path());
+    command.args(["--silent", "--show-error", "--user", &format!("{USER}:{PASSWORD}")]);
+    command.args(from.iter().flat_map(|address| ["--interface", address]));
+    if hop != Mode::Plain {
+        command.arg("--ssl-reqd").arg("--cacert").arg(authority);
+    }
+    let scheme = if hop == Mode::Implicit { "pop3s" } else { "pop3" };
+    let output = run_unchecked(command.args(["--request", "STAT", "--head", &format!("{scheme}://{address}/")]));
+    match output.status.code() {
+        Some(0) => Login::Accepted,
+        Some(60) => Login::Distrusted,
+        Some(67) => Login::Refused,
+        _ => panic!("{}", describe(&command, &output)),
+    }
 }
 
 /// A command that finds nothing of the person's own set-up.
@@ -156,11 +199,7 @@ fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) 
 }
 
 fn mpop(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
-    let tls = match hop {
-        Mode::Plain => "tls off".to_owned(),
-        Mode::Stls => format!("tls on\ntls_starttls on\ntls_trust_file {ca}"),
-        Mode::Implicit => format!("tls on\ntls_starttls off\ntls_trust_file {ca}"),
-    };
+    let tls = mpop_tls(hop, ca);
     let text = format!(
         "account tap\nhost 127.0.0.1\nport {}\nuser {USER}\npassword {PASSWORD}\nauth user\n{tls}\ntimeout 60\n\
          pipelining on\nkeep on\nonly_new off\nuidls_file {}\nreceived_header off\ndelivery mda {}\n",
@@ -170,6 +209,14 @@ fn mpop(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
     );
     let file = private_file(home, "mpoprc", &text);
     run(isolated("mpop", home).arg(format!("--file={}", file.display())).args(["--quiet", "tap"]));
+}
+
+fn mpop_tls(hop: Mode, ca: &str) -> String {
+    match hop {
+        Mode::Plain => "tls off".to_owned(),
+        Mode::Stls => format!("tls on\ntls_starttls on\ntls_trust_file {ca}"),
+        Mode::Implicit => format!("tls on\ntls_starttls off\ntls_trust_file {ca}"),
+    }
 }
 
 fn getmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {

@@ -1,13 +1,14 @@
 //! Dovecot 2.3 with a configuration, a mailbox and ports of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use tempfile::TempDir;
@@ -55,7 +56,9 @@ pub(crate) struct Dovecot {
     child: Option<Child>,
     plain: SocketAddr,
     implicit: SocketAddr,
+    announced: SocketAddr,
     authority: PathBuf,
+    log: Arc<Log>,
 }
 
 impl Dovecot {
@@ -78,6 +81,24 @@ impl Dovecot {
     /// The plain listener's address; it offers STLS.
     pub(crate) fn plain(&self) -> SocketAddr {
         self.plain
+    }
+
+    /// The listener with TLS from the first octet.
+    pub(crate) fn implicit(&self) -> SocketAddr {
+        self.implicit
+    }
+
+    /// The plain listener that is told of clients by the PROXY protocol.
+    pub(crate) fn announced(&self) -> SocketAddr {
+        self.announced
+    }
+
+    /// Wait for a line of its log that holds all of these texts, and return it.
+    pub(crate) fn wait_for_log(&self, texts: &[&str]) -> String {
+        let find = |lines: &Vec<String>| lines.iter().find(|line| texts.iter().all(|text| line.contains(text))).cloned();
+        let lines = self.log.lines.lock().unwrap();
+        let (lines, _) = self.log.grown.wait_timeout_while(lines, PATIENCE, |lines| find(lines).is_none()).unwrap();
+        find(&lines).unwrap_or_else(|| panic!("Dovecot logged no line with all of {texts:?}"))
     }
 
     /// The URL for an upstream.
@@ -104,9 +125,9 @@ impl Dovecot {
         fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n")).unwrap();
 
         let owner = Owner::of_server();
-        let (plain, implicit) = (free_port(), free_port());
+        let ports = [free_port(), free_port(), free_port()];
         let greeting = format!("ready as {}", directory.file_name().unwrap().to_string_lossy());
-        let text = configuration(directory, &owner, (plain, implicit), &greeting, settings);
+        let text = configuration(directory, &owner, ports, &greeting, settings);
         let file = directory.join("dovecot.conf");
         fs::write(&file, text).unwrap();
 
@@ -119,8 +140,10 @@ impl Dovecot {
             command.uid(owner.uid).gid(owner.gid);
         }
         let mut child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
-        let started = keep_log(child.stderr.take().unwrap(), fs::File::create(directory.join("log")).unwrap());
-        let mut dovecot = Self { child: Some(child), plain, implicit, authority, scratch };
+        let log = Arc::default();
+        let started = keep_log(child.stderr.take().unwrap(), Arc::clone(&log));
+        let [plain, implicit, announced] = ports;
+        let mut dovecot = Self { child: Some(child), plain, implicit, announced, authority, log, scratch };
         if dovecot.is_ready(&started, &greeting) {
             return Some(dovecot);
         }
@@ -141,12 +164,16 @@ impl Dovecot {
     }
 
     fn log(&self) -> String {
-        let read = |name: &str| {
-            let octets = fs::read(self.scratch.path().join(name)).unwrap_or_default();
-            String::from_utf8_lossy(&octets).into_owned()
-        };
-        format!("--- Dovecot\n{}{}", read("output"), read("log"))
+        let output = fs::read(self.scratch.path().join("output")).unwrap_or_default();
+        format!("--- Dovecot\n{}{}", String::from_utf8_lossy(&output), self.log.lines.lock().unwrap().join("\n"))
     }
+}
+
+/// What Dovecot has logged so far.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
 }
 
 impl Drop for Dovecot {
@@ -188,15 +215,16 @@ impl Owner {
 }
 
 /// Fill in the template; Dovecot takes the last of several values, so `settings` win.
-fn configuration(directory: &Path, owner: &Owner, ports: (SocketAddr, SocketAddr), greeting: &str, settings: &[&str]) -> String {
+fn configuration(directory: &Path, owner: &Owner, ports: [SocketAddr; 3], greeting: &str, settings: &[&str]) -> String {
     let values = [
         ("@directory@", directory.display().to_string()),
         ("@uid@", owner.uid.to_string()),
         ("@gid@", owner.gid.to_string()),
         ("@user@", owner.user.clone()),
         ("@group@", owner.group.clone()),
-        ("@plain@", ports.0.port().to_string()),
-        ("@implicit@", ports.1.port().to_string()),
+        ("@plain@", ports[0].port().to_string()),
+        ("@implicit@", ports[1].port().to_string()),
+        ("@announced@", ports[2].port().to_string()),
         ("@greeting@", greeting.to_owned()),
     ];
     let filled = values.iter().fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(name, value));
@@ -209,22 +237,24 @@ fn free_port() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// Whether our own server answers there, and not whoever took the port meanwhile.
-/// Copies the log to its file, and tells when Dovecot says that it starts. The receiver is disconnected when it ended.
-fn keep_log(log: ChildStderr, mut file: fs::File) -> Receiver<()> {
+/// Keeps the log, and tells when Dovecot says that it starts. The receiver is disconnected when it ended.
+fn keep_log(stderr: ChildStderr, log: Arc<Log>) -> Receiver<()> {
     let (sender, started) = channel();
     thread::spawn(move || {
-        for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
-            // A test that is over needs neither.
-            let _ = file.write_all(&line).and_then(|()| file.write_all(b"\n"));
-            if String::from_utf8_lossy(&line).contains("starting up") {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains("starting up") {
+                // A test that is over does not need it.
                 let _ = sender.send(());
             }
+            log.lines.lock().unwrap().push(line);
+            log.grown.notify_all();
         }
     });
     started
 }
 
+/// Whether our own server answers there, and not whoever took the port meanwhile.
 fn greets(address: SocketAddr, greeting: &str) -> bool {
     let Ok(stream) = TcpStream::connect(address) else { return false };
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod clients;
+pub(crate) mod connection;
 pub(crate) mod dovecot;
 pub(crate) mod mailbox;
 pub(crate) mod process;

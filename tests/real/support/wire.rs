@@ -1,36 +1,60 @@
-//! POP3 on a bare socket: what is sent and received, octet for octet.
+//! POP3 on a bare socket, or inside TLS: what is sent and received, octet for octet.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 
+use super::connection::Connection;
+use super::dovecot::Mode;
 use super::{PASSWORD, PATIENCE, USER};
 
 /// A connection whose greeting has been read.
 pub(crate) struct Wire {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Connection>,
     greeting: String,
 }
 
 impl Wire {
     /// Connect and read the greeting.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut wire = Self { reader: BufReader::new(stream), greeting: String::new() };
+        Self::greeted(Connection::Plain(connected(address)))
+    }
+
+    /// Connect over such a hop, with a certificate by `authority` where there is TLS, and read the greeting.
+    pub(crate) fn connect_over(hop: Mode, address: SocketAddr, authority: &Path) -> Self {
+        match hop {
+            Mode::Plain => Self::connect(address),
+            Mode::Stls => Self::connect(address).start_tls(authority),
+            Mode::Implicit => Self::greeted(Connection::Plain(connected(address)).secure(authority)),
+        }
+    }
+
+    fn greeted(connection: Connection) -> Self {
+        let mut wire = Self { reader: BufReader::new(connection), greeting: String::new() };
         wire.greeting = wire.line();
         wire
     }
 
+    /// Send STLS, which must be agreed to, and do the handshake.
+    pub(crate) fn start_tls(mut self, authority: &Path) -> Self {
+        let reply = self.ask("STLS");
+        assert!(reply.starts_with("+OK"), "STLS was answered with {reply:?}");
+        assert_eq!(self.reader.buffer(), b"", "plain text behind the reply to STLS");
+        Self { reader: BufReader::new(self.reader.into_inner().secure(authority)), ..self }
+    }
+
     /// Connect and log in with USER and PASS.
     pub(crate) fn log_in(address: SocketAddr) -> Self {
-        let mut wire = Self::connect(address);
+        Self::connect(address).logged_in()
+    }
+
+    /// Log in with USER and PASS.
+    pub(crate) fn logged_in(mut self) -> Self {
         for command in [format!("USER {USER}"), format!("PASS {PASSWORD}")] {
-            let reply = wire.ask(&command);
+            let reply = self.ask(&command);
             assert!(reply.starts_with("+OK"), "the login was answered with {reply:?}");
         }
-        wire
+        self
     }
 
     /// The server's first line.
@@ -98,7 +122,7 @@ impl Wire {
 
     /// Close our side for writing.
     pub(crate) fn finish_writing(&mut self) {
-        self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
+        self.reader.get_ref().tcp().shutdown(Shutdown::Write).unwrap();
     }
 
     /// Read all that comes until the other side closes.
@@ -107,6 +131,14 @@ impl Wire {
         self.reader.read_to_end(&mut rest).unwrap();
         rest
     }
+}
+
+fn connected(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
 }
 
 /// All messages of the mailbox, fetched with RETR, dot-stuffing removed.
