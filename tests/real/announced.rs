@@ -58,7 +58,7 @@ fn start(server: SocketAddr) -> Proxy {
 fn configuration(home: &Path, server: SocketAddr) -> String {
     let mut text = format!("[[upstream]]\nurl = 'pop3://{server}'\nproxy_protocol = 'v2'\n");
     for mode in MODES {
-        text += &format!("[[listener]]\naddress = '{}://127.0.0.1:0'\n", mode.scheme());
+        text.extend(["[[listener]]\naddress = '", mode.scheme(), "://127.0.0.1:0'\n"]);
         if mode != Mode::Plain {
             text += &certificates::settings(home);
         }

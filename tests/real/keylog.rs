@@ -92,7 +92,7 @@ impl Capture {
         let end = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut filter = format!("udp port {}", end.local_addr().unwrap().port());
         for address in addresses {
-            filter += &format!(" or tcp port {}", address.port());
+            filter.extend([" or tcp port ", &address.port().to_string()]);
         }
         let mut command = Command::new("dumpcap");
         command.args(["-q", "-i", "lo", "-f", &filter, "-w", "-"]).stdin(Stdio::null()).stdout(Stdio::piped());

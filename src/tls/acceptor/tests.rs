@@ -1,3 +1,5 @@
+#![allow(clippy::large_futures, reason = "both ends of a handshake in one test")]
+
 use std::{fs, future::Future, time::Duration};
 
 use aws_lc_rs::{encoding::AsDer, rsa, signature};
