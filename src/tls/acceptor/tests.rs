@@ -564,7 +564,7 @@ async fn secrets_are_logged_as_the_client_logs_them() {
         let mut client = house.client(versions);
         client.key_log = near_log.writer();
         let (client, server) = meet(&acceptor, client, "pop.example.net").await;
-        (client.unwrap(), server.unwrap());
+        let _both = (client.unwrap(), server.unwrap());
         let [mut near, mut far] =
             [&near, &far].map(|path| -> Vec<String> { fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect() });
         near.sort();
