@@ -92,7 +92,7 @@ fn a_client_that_leaves_before_its_handshake_is_named() {
     for way in BOTH {
         for is_reset in [false, true] {
             let server = Server::once(converse);
-            let front = Front::of(&server);
+            let mut front = Front::of(&server);
             let client = front.ready(way);
             if is_reset {
                 client.reset();
@@ -100,6 +100,7 @@ fn a_client_that_leaves_before_its_handshake_is_named() {
                 drop(client);
             }
             assert_untouched(&server, way);
+            front.poptap.log_line("session closed");
             let left = front.stop();
             assert_eq!(left.session()["closed_by"], "client");
             assert_eq!(left.session()["reason"], if is_reset { "reset" } else { "eof" }, "{}", left.verdict());
