@@ -1,9 +1,25 @@
 //! Text that can drive no terminal and forge no line, and back again.
 
+use std::borrow::Cow;
+
 /// Octets as text: control characters (C0, DEL, C1), bidirectional controls, line and paragraph separators, and octets that
 /// are not UTF-8 become `\xNN`, one for each octet; a backslash becomes `\\`.
 #[must_use]
 pub fn escape(octets: &[u8]) -> String {
+    escaped(octets).into_owned()
+}
+
+/// As [`escape`]; without a copy where there is nothing to escape.
+#[must_use]
+pub fn escaped(octets: &[u8]) -> Cow<'_, str> {
+    let is_plain = |&octet: &u8| matches!(octet, b' '..=b'~') && octet != b'\\';
+    match std::str::from_utf8(octets) {
+        Ok(text) if octets.iter().all(is_plain) => Cow::Borrowed(text),
+        _ => Cow::Owned(rewritten(octets)),
+    }
+}
+
+fn rewritten(octets: &[u8]) -> String {
     let mut text = String::with_capacity(octets.len());
     for chunk in octets.utf8_chunks() {
         for character in chunk.valid().chars() {

@@ -27,8 +27,10 @@ use crate::{
 
 /// An observer that keeps a record: the only thing besides the peers that the relay waits for.
 pub trait Recording: Observer {
-    /// A turn of the loop begins: read the clock.
+    /// A turn begins, the loop was woken: read the clock.
     fn turn(&mut self);
+    /// The turn is over: nothing may be kept back for a next one, which may be long in coming.
+    fn rest(&mut self);
     /// Waits until [`Observer::ready`]; an error ends the session.
     ///
     /// # Errors
@@ -168,6 +170,13 @@ where
 {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         self.tap.observer().turn();
+        let poll = self.run(context);
+        self.tap.observer().rest();
+        poll
+    }
+
+    /// Until nothing moves.
+    fn run(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         while self.turn(context) {
             if let Some(violation) = self.tap.violation() {
                 return Poll::Ready(Outcome::Violation(violation));

@@ -240,6 +240,10 @@ impl Recording for Recorder {
         Recorder::turn(self);
     }
 
+    fn rest(&mut self) {
+        Recorder::rest(self);
+    }
+
     fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), RecordFull>> {
         Recorder::poll_ready(self, context).map_err(|_full| RecordFull)
     }

@@ -1,6 +1,9 @@
 //! Time, as the recorder is told it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use time::{OffsetDateTime, macros::format_description};
 
@@ -38,6 +41,30 @@ impl Moment {
     fn written(&self, description: &[time::format_description::BorrowedFormatItem<'_>]) -> String {
         // Nothing in the two descriptions can fail for a time of our own.
         self.wall.to_offset(time::UtcOffset::UTC).format(description).unwrap_or_default()
+    }
+}
+
+/// The stamp of the moment that was asked for last. Within one second only its last digits change.
+#[derive(Default)]
+pub(super) struct Stamp {
+    text: String,
+    second: i64,
+    micros: u32,
+}
+
+impl Stamp {
+    /// As [`Moment::stamp`].
+    pub(super) fn of(&mut self, moment: &Moment) -> &str {
+        let (second, micros) = (moment.wall.unix_timestamp(), moment.wall.microsecond());
+        if self.second != second || self.text.is_empty() {
+            self.text = moment.stamp();
+        } else if self.micros != micros {
+            self.text.truncate("2026-11-23T06:30:01.".len());
+            // A string takes whatever is written to it.
+            let _ = write!(self.text, "{micros:06}Z");
+        }
+        (self.second, self.micros) = (second, micros);
+        &self.text
     }
 }
 
@@ -89,5 +116,14 @@ pub(super) mod tests {
         clock.advance(Duration::from_micros(1_000_042));
         assert_eq!(clock.now().stamp(), "2026-11-23T06:30:01.000042Z");
         assert_eq!(clock.now().file_stamp(), "20261123T063001Z");
+    }
+
+    #[test]
+    fn a_stamp_that_is_changed_is_the_one_that_is_made_anew() {
+        let (clock, mut stamp) = (ManualClock::default(), Stamp::default());
+        for micros in [0, 1, 0, 999_998, 1, 5, 1_000_000, 86_400_000_000, 999_999] {
+            clock.advance(Duration::from_micros(micros));
+            assert_eq!(stamp.of(&clock.now()), clock.now().stamp());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What is missing from a transcript.
 
 use super::schema::{Body, Gap, Hop};
+use crate::pop3::Peer;
 
 /// Counts what was not recorded.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,15 @@ impl Missing {
             Body::Unsolicited(line) => self.gap.upstream_octets += line.line.octets,
             Body::Gap(gap) => self.merge(gap),
             _ => {}
+        }
+    }
+
+    /// Counts one event about a line of `octets` from `peer`.
+    pub(super) fn line(&mut self, peer: Peer, octets: u64) {
+        self.gap.events += 1;
+        match peer {
+            Peer::Client => self.gap.client_octets += octets,
+            Peer::Upstream => self.gap.upstream_octets += octets,
         }
     }
 

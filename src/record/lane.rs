@@ -44,13 +44,12 @@ impl Lane {
         Self { stream, buffer: Vec::new(), segment: None, retry_at: None, torn: false }
     }
 
-    /// Takes a line, without its line end. False when it has no place, since the stream cannot be written.
-    pub(super) fn push(&mut self, line: &[u8]) -> bool {
-        if self.is_down() && self.buffer.len() + line.len() >= RETAINED {
+    /// Takes whole lines. False when they have no place, since the stream cannot be written.
+    pub(super) fn push(&mut self, lines: &[u8]) -> bool {
+        if self.is_down() && self.buffer.len() + lines.len() > RETAINED {
             return false;
         }
-        self.buffer.extend_from_slice(line);
-        self.buffer.push(b'\n');
+        self.buffer.extend_from_slice(lines);
         true
     }
 

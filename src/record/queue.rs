@@ -1,8 +1,8 @@
 //! The way from the sessions to the writer: a queue with one budget of octets over all of them.
 //!
 //! Nobody blocks here. A session asks whether there is room *before* it labels one thing more, so what is queued stays below
-//! `limit` plus one event for each session, plus the few small records that get a place all the same (`opened`, `closed`,
-//! `gap`, the summary). These find one up to twice `limit` and a [`RESERVE`], which
+//! `limit` plus what the sessions that run at this moment hand over at once (16 KiB of lines and 64 KiB of content each), plus
+//! the few small records that get a place all the same (`opened`, `closed`, `gap`, the summary). These find one up to twice `limit` and a [`RESERVE`], which
 //! are used up only when the disk hangs while sessions come and go; then they are dropped and counted.
 
 use std::{
@@ -25,6 +25,9 @@ const BATCH: u64 = 64 * 1024;
 /// … or when the first of them has waited this long.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// Lines are joined up to this many octets.
+const JOINED: usize = 64 * 1024;
+
 /// Room for the small records of sessions that come and go while the disk hangs, however small the limit is.
 const RESERVE: u64 = 1024 * 1024;
 
@@ -33,7 +36,9 @@ const SMALL_STRINGS: usize = 200;
 
 /// What the writer is sent.
 pub(super) enum Message {
-    /// A line of the transcript.
+    /// Lines of the events stream, as they are to be written; so many.
+    Lines { octets: Vec<u8>, records: u64 },
+    /// A record that the writer completes.
     Record(Box<Record>),
     /// A piece of the message that answers command `n`, for the side file.
     Kept { session: Arc<str>, n: Ordinal, octets: Vec<u8> },
@@ -43,19 +48,24 @@ impl Message {
     /// Octets that it takes from the budget: about what it holds in memory.
     pub(super) fn weight(&self) -> u64 {
         let octets = match self {
-            Self::Kept { octets, .. } => octets.len(),
+            Self::Kept { octets, .. } | Self::Lines { octets, .. } => octets.len(),
             Self::Record(record) => size_of::<Record>() + SMALL_STRINGS + text_of(&record.body),
         };
         octets as u64
+    }
+
+    /// How many records it holds.
+    pub(super) fn records(&self) -> u64 {
+        match self {
+            Self::Lines { records, .. } => *records,
+            Self::Record(_) => 1,
+            Self::Kept { .. } => 0,
+        }
     }
 }
 
 fn text_of(body: &Body) -> usize {
     match body {
-        Body::Greeting(greeting) => greeting.line.text.as_deref().map_or(0, str::len),
-        Body::Command(command) => command.line.text.as_deref().map_or(0, str::len),
-        Body::Reply(reply) => reply.line.text.as_deref().map_or(0, str::len),
-        Body::Unsolicited(line) => line.line.text.as_deref().map_or(0, str::len),
         Body::Content(content) => content.listing.iter().map(|line| line.len() + size_of::<String>()).sum(),
         _ => 0,
     }
@@ -84,6 +94,21 @@ struct Inner {
     closed: bool,
 }
 
+impl Inner {
+    /// Lines join those before them: one message of many lines is dealt with at once.
+    fn add(&mut self, message: Message) {
+        match (self.messages.last_mut(), message) {
+            (Some(Message::Lines { octets, records }), Message::Lines { octets: more, records: added })
+                if octets.len() + more.len() <= JOINED =>
+            {
+                octets.extend_from_slice(&more);
+                *records += added;
+            }
+            (_, message) => self.messages.push(message),
+        }
+    }
+}
+
 /// What [`Queue::take`] found.
 pub(super) enum Taken {
     /// These, in order.
@@ -99,9 +124,9 @@ impl Queue {
         Self { limit, used: AtomicU64::new(0), inner: Mutex::default(), wake: Condvar::new() }
     }
 
-    /// Whether one event more may be made.
-    pub(super) fn has_room(&self) -> bool {
-        self.used.load(Ordering::SeqCst) < self.limit
+    /// Whether one event more may be made beside so many octets that are on their way here.
+    pub(super) fn has_room_beside(&self, octets: u64) -> bool {
+        self.used.load(Ordering::SeqCst).saturating_add(octets) < self.limit
     }
 
     /// Whether there is so much room that recording may be taken up again after a gap; without the distance, a store
@@ -112,21 +137,21 @@ impl Queue {
 
     /// Sends a message. After [`Queue::close`], or with twice the limit and the reserve in use, it is dropped and stays unwritten.
     pub(super) fn send(&self, message: Message) {
-        let weight = message.weight();
+        let (weight, records) = (message.weight(), message.records());
         let mut inner = self.lock();
         if self.used.load(Ordering::SeqCst) >= self.limit.saturating_mul(2).saturating_add(RESERVE) {
-            inner.refused += u64::from(matches!(message, Message::Record(_)));
+            inner.refused += records;
             return;
         }
         if inner.unwritten == 0 {
             inner.progress = Some(Instant::now());
         }
-        inner.unwritten += u64::from(matches!(message, Message::Record(_)));
+        inner.unwritten += records;
         if inner.closed {
             return;
         }
         self.used.fetch_add(weight, Ordering::SeqCst);
-        inner.messages.push(message);
+        inner.add(message);
         let before = inner.octets;
         inner.octets += weight;
         inner.since.get_or_insert_with(Instant::now);
@@ -168,7 +193,7 @@ impl Queue {
         let mut inner = self.lock();
         inner.unwritten = inner.unwritten.saturating_sub(records);
         inner.progress = Some(Instant::now());
-        if !self.has_room() || inner.wakers.is_empty() {
+        if !self.has_room_beside(0) || inner.wakers.is_empty() {
             return;
         }
         let wakers = std::mem::take(&mut inner.wakers);
@@ -223,9 +248,9 @@ mod tests {
         let queue = Queue::new(100);
         let bell = Arc::new(Bell::default());
         queue.send(piece(60));
-        assert!(queue.has_room() && !queue.has_much_room());
+        assert!(queue.has_room_beside(0) && !queue.has_much_room());
         queue.send(piece(60));
-        assert!(!queue.has_room());
+        assert!(!queue.has_room_beside(0));
         queue.wait(&"s".into(), &Arc::clone(&bell).into());
         queue.release(10, 0);
         assert_eq!(bell.0.load(Ordering::SeqCst), 0);

@@ -1,28 +1,24 @@
 //! One session's recorder: the events of the tap become redacted records.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
-
-use tokio::time::Sleep;
 
 use super::{
     awaited::Awaited,
-    clock::Moment,
     content,
     decided::Decided,
+    encode,
     gap::Missing,
-    queue::Message,
-    redact::Redactor,
-    schema::{self, Body, Record},
+    outbox::Outbox,
+    redact::{Redactor, Shown},
+    schema::{self, Body},
     store::Shared,
     summary::Tally,
 };
 use crate::{
-    config::{ContentPolicy, OnFull},
+    config::ContentPolicy,
     pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{Action, Event, Line, Observer, Ordinal, Violation},
 };
@@ -36,19 +32,13 @@ pub struct Full;
 ///
 /// A recorder that is dropped without [`Recorder::close`] still writes that the session ended (reason `abandoned`).
 pub struct Recorder {
-    id: Arc<str>,
-    shared: Arc<Shared>,
-    opened: Moment,
-    now: Moment,
+    outbox: Outbox,
     redactor: Redactor,
     tally: Tally,
     awaited: Awaited,
     body: Option<content::Body>,
     client_data: Option<(Ordinal, u64)>,
     decided: Decided,
-    /// What is missing since the buffer was full; while it is set, nothing is recorded.
-    gap: Option<Missing>,
-    waiting: Option<Pin<Box<Sleep>>>,
     stage: Stage,
     /// Octets of each peer's that events were about: what an abandoned session can say of its totals.
     seen: [u64; 2],
@@ -57,38 +47,40 @@ pub struct Recorder {
 
 impl Recorder {
     pub(super) fn new(shared: Arc<Shared>, id: String, mut opened: schema::Opened) -> Self {
-        let now = shared.clock.now();
         opened.credentials_revealed = shared.reveals();
-        let recorder = Self {
-            id: id.into(),
-            redactor: Redactor::new(shared.user_key.clone(), shared.reveals()),
-            tally: Tally::new(&opened, now.stamp()),
-            shared,
-            opened: now,
-            now,
+        let redactor = Redactor::new(shared.user_key.clone(), shared.reveals());
+        let tally = Tally::new(&opened, shared.clock.now().stamp());
+        let mut outbox = Outbox::new(shared, id);
+        outbox.insist(&Body::Opened(opened));
+        outbox.hand_over();
+        Self {
+            outbox,
+            redactor,
+            tally,
             awaited: Awaited::default(),
             body: None,
             client_data: None,
             decided: Decided::default(),
-            gap: None,
-            waiting: None,
             stage: Stage::Authorization,
             seen: [0; 2],
             ended: false,
-        };
-        recorder.send(Body::Opened(opened));
-        recorder
+        }
     }
 
     /// The session's id: 12 random digits and letters.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        self.outbox.id()
     }
 
     /// Reads the clock. Called once in each turn of the relay's loop; every event in between has this time.
     pub fn turn(&mut self) {
-        self.now = self.shared.clock.now();
+        self.outbox.turn();
+    }
+
+    /// Gives the writer what was recorded. Called whenever the session rests, so that no record waits for the next event.
+    pub fn rest(&mut self) {
+        self.outbox.hand_over();
     }
 
     /// Ready when one event more may be recorded, or when recording was given up until there is room again (a gap).
@@ -99,37 +91,20 @@ impl Recorder {
     ///
     /// [`Full`] when there is no room and `on_full` is `close`.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Full>> {
-        if self.ready() {
-            self.waiting = None;
-            return Poll::Ready(Ok(()));
-        }
-        if self.shared.on_full() == OnFull::Close {
-            return Poll::Ready(Err(Full));
-        }
-        self.shared.wait(&self.id, cx.waker());
-        // Room that was made before the waker was registered woke nobody.
-        if self.shared.has_room() {
-            self.waiting = None;
-            return Poll::Ready(Ok(()));
-        }
-        match self.shared.wait_limit() {
-            Some(limit) if self.poll_wait(limit, cx).is_ready() => {
-                self.give_up();
-                Poll::Ready(Ok(()))
-            }
-            _ => Poll::Pending,
-        }
+        self.outbox.poll_ready(cx)
     }
 
     /// TLS stands on one of the hops.
     pub fn tls(&mut self, tls: schema::Tls) {
         self.tally.tls(&tls);
-        self.emit(Body::Tls(tls));
+        self.outbox.emit(&Body::Tls(tls));
+        self.rest();
     }
 
     /// Something odd that the tap does not know of.
     pub fn anomaly(&mut self, anomaly: schema::Anomaly) {
-        self.emit(Body::Anomaly(anomaly));
+        self.outbox.emit(&Body::Anomaly(anomaly));
+        self.rest();
     }
 
     /// The session is over: writes `closed` and the summary, and returns the latter with its verdict in words.
@@ -138,75 +113,19 @@ impl Recorder {
         self.end(closed)
     }
 
-    fn poll_wait(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
-    }
-
-    /// Records nothing more until there is room again.
-    fn give_up(&mut self) {
-        self.waiting = None;
-        self.gap = Some(Missing::default());
-        self.shared.warn_of_gap(&self.id);
-    }
-
     fn end(&mut self, closed: schema::Closed) -> schema::Summary {
         self.ended = true;
         self.turn();
         self.decided_again();
         if let Some((n, octets)) = self.client_data.take() {
-            self.emit(Body::ClientData(schema::ClientData { n, octets, complete: false }));
+            self.outbox.emit(&Body::ClientData(schema::ClientData { n, octets, complete: false }));
         }
-        if let Some(missing) = self.gap.take() {
-            self.end_gap(missing);
-        }
-        let summary = self.tally.finish(&closed, self.now.micros_since(&self.opened));
-        self.send(Body::Closed(closed));
-        self.shared.send_summary(self.record(Body::Session(Box::new(summary.clone()))));
+        self.outbox.end_gap();
+        self.tally.lost(self.outbox.lost());
+        let summary = self.tally.finish(&closed, self.outbox.at_us());
+        self.outbox.insist(&Body::Closed(closed));
+        self.outbox.send_summary(summary.clone());
         summary
-    }
-
-    fn end_gap(&mut self, missing: Missing) {
-        self.tally.lost(missing.events());
-        self.shared.count_lost(missing.events(), 0);
-        self.send(Body::Gap(missing.into_gap("full")));
-    }
-
-    /// Records something, or counts it as missing.
-    fn emit(&mut self, body: Body) {
-        if !self.shared.wants_events() {
-            return;
-        }
-        self.waiting = None;
-        if self.is_recording() {
-            self.send(body);
-        } else if let Some(missing) = &mut self.gap {
-            missing.count(&body);
-        }
-    }
-
-    /// Whether events are recorded now; ends a gap when there is room again.
-    fn is_recording(&mut self) -> bool {
-        if self.gap.is_none() && self.shared.on_full() == OnFull::Mark && !self.shared.has_room() {
-            self.give_up();
-        }
-        let Some(missing) = self.gap.take_if(|_| self.shared.has_much_room()) else { return self.gap.is_none() };
-        self.end_gap(missing);
-        true
-    }
-
-    fn send(&self, body: Body) {
-        if self.shared.wants_events() {
-            self.shared.send(Message::Record(Box::new(self.record(body))));
-        }
-    }
-
-    fn record(&self, body: Body) -> Record {
-        let at_us = self.now.micros_since(&self.opened);
-        Record { v: schema::VERSION, session: self.id.to_string(), time: self.now.stamp(), at_us, body }
-    }
-
-    fn at_us(&self) -> u64 {
-        self.now.micros_since(&self.opened)
     }
 
     /// A line has passed, up to this place in its peer's stream.
@@ -215,34 +134,28 @@ impl Recorder {
     }
 
     fn since_asked(&mut self, n: Ordinal) -> u64 {
-        let now = self.at_us();
+        let now = self.outbox.at_us();
         self.awaited.answered(n).map_or(0, |asked| now.saturating_sub(asked.at_us))
     }
 
     fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         self.tally.greeting(status);
-        let line = self.redactor.server_line(status, line);
-        self.emit(Body::Greeting(schema::Greeting { status: status.into(), line }));
+        let line = self.redactor.server_line(status, line).to_text();
+        self.outbox.emit(&Body::Greeting(schema::Greeting { status: status.into(), line }));
     }
 
     fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
         self.passed(Peer::Client, line);
         self.stage = stage;
-        let shown = self.redactor.command(n, keyword, line, stage);
+        let Shown { line: shown, mechanism, user } = self.redactor.command(n, keyword, line, stage);
         self.tally.command();
-        if shown.user.is_some() || shown.mechanism.is_some() {
-            self.tally.attempt(n, shown.user.as_deref(), shown.mechanism.as_deref());
+        if user.is_some() || mechanism.is_some() {
+            self.tally.attempt(n, user.as_deref(), mechanism);
         }
-        self.awaited.ask(n, keyword, self.at_us(), line.text);
-        self.emit(Body::Command(schema::Command {
-            n,
-            keyword: keyword.name().to_owned(),
-            line: shown.text,
-            mechanism: shown.mechanism,
-            user: shown.user,
-            forwarded,
-        }));
+        self.awaited.ask(n, keyword, self.outbox.at_us(), line.text);
+        let user = user.as_deref();
+        self.outbox.command(encode::Command { n, keyword: keyword.name(), line: &shown, mechanism, user, forwarded });
     }
 
     fn sasl_response(&mut self, n: Ordinal, auth: Ordinal, line: &Line<'_>) {
@@ -254,14 +167,14 @@ impl Recorder {
         if sasl.cancel {
             self.tally.cancelled(auth);
         }
-        self.awaited.ask(n, Keyword::Unknown, self.at_us(), b"");
-        self.emit(Body::Sasl(sasl));
+        self.awaited.ask(n, Keyword::Unknown, self.outbox.at_us(), b"");
+        self.outbox.emit(&Body::Sasl(sasl));
     }
 
     fn sasl_challenge(&mut self, auth: Ordinal, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         let sasl = self.redactor.challenge(auth, line);
-        self.emit(Body::Sasl(sasl));
+        self.outbox.emit(&Body::Sasl(sasl));
     }
 
     /// A line behind an AUTH was a command of its own; its text stays withheld, its reply will name the keyword.
@@ -276,12 +189,13 @@ impl Recorder {
         let shown = self.redactor.server_line(status, line);
         let multi_line = shape == Shape::MultiLine;
         if multi_line {
-            self.body = Some(content::Body::new(n, keyword, self.shared.wanted()));
+            self.body = Some(content::Body::new(n, keyword, self.outbox.shared().wanted()));
             self.message_begins(n, keyword);
         }
         self.tally.reply(n, keyword, status, stage);
         self.settled(n, stage);
-        self.emit(Body::Reply(schema::Reply { latency_us, multi_line, ..answer(n, keyword, status, shown) }));
+        let (keyword, status, line) = (keyword.name(), status.into(), &shown);
+        self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line, local: false });
     }
 
     fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
@@ -307,34 +221,24 @@ impl Recorder {
         shown.cut = end < text.len();
         self.tally.reply(n, keyword, status, self.stage);
         self.settled(n, self.stage);
-        self.emit(Body::Reply(schema::Reply { latency_us, local: true, ..answer(n, keyword, status, shown) }));
+        let (keyword, status, line) = (keyword.name(), status.into(), &shown);
+        self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line: false, local: true });
     }
 
+    /// Keeps what is to be kept of a piece, or counts it as missing, and then everything behind it.
     fn content(&mut self, octets: &[u8]) {
         let Some(body) = &mut self.body else { return };
         let keep = body.take(octets);
-        if keep > 0 && self.shared.keeps_content() {
-            self.keep(&octets[..keep]);
-        }
-    }
-
-    /// Keeps a piece of a message, or counts it as missing, and then everything behind it.
-    fn keep(&mut self, piece: &[u8]) {
-        self.waiting = None;
-        let recording = self.is_recording();
-        let Some(body) = &mut self.body else { return };
-        if recording && body.lost() == 0 {
-            self.shared.send(Message::Kept { session: Arc::clone(&self.id), n: body.n(), octets: piece.to_vec() });
-        } else {
-            body.lose(piece.len());
+        if keep > 0 && self.outbox.shared().keeps_content() && (body.lost() > 0 || !self.outbox.keep(body.n(), &octets[..keep])) {
+            body.lose(keep);
         }
     }
 
     /// Says how much of a body could not be kept.
     fn content_missing(&mut self, octets: u64) {
         if octets > 0 {
-            self.shared.count_lost(0, octets);
-            self.emit(Body::Gap(Missing::of_content(octets).into_gap("full")));
+            self.outbox.shared().count_lost(0, octets);
+            self.outbox.emit(&Body::Gap(Missing::of_content(octets).into_gap("full")));
         }
     }
 
@@ -346,19 +250,24 @@ impl Recorder {
         self.content_missing(body.lost());
         let keyword = body.keyword();
         let mut content = body.finish(octets, complete, total_us, |line| self.redactor.hides(line));
+        let keeps_content = self.outbox.shared().keeps_content();
         if content.policy.is_some() {
             self.tally.message_ends(keyword, content.size, complete);
-            content.policy =
-                content.policy.filter(|_| self.shared.keeps_content()).or(Some(content::describe(ContentPolicy::None)));
+            content.policy = content.policy.filter(|_| keeps_content).or(Some(content::describe(ContentPolicy::None)));
         }
-        self.emit(Body::Content(content));
+        if keeps_content {
+            // Where the content stands, only the writer knows.
+            self.outbox.emit_unfinished(Body::Content(content));
+        } else {
+            self.outbox.emit(&Body::Content(content));
+        }
     }
 
     fn client_data(&mut self, n: Ordinal, octets: u64, last: bool) {
         self.seen[Peer::Client as usize] += octets;
         let total = self.client_data.take().map_or(0, |(_, total)| total) + octets;
         if last {
-            self.emit(Body::ClientData(schema::ClientData { n, octets: total, complete: true }));
+            self.outbox.emit(&Body::ClientData(schema::ClientData { n, octets: total, complete: true }));
         } else {
             self.client_data = Some((n, total));
         }
@@ -366,19 +275,19 @@ impl Recorder {
 
     fn unsolicited(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
-        let line = self.redactor.server_line(status, line);
-        self.emit(Body::Unsolicited(schema::Unsolicited { status: status.into(), line }));
+        let line = self.redactor.server_line(status, line).to_text();
+        self.outbox.emit(&Body::Unsolicited(schema::Unsolicited { status: status.into(), line }));
     }
 
     fn decision(&mut self, n: Option<Ordinal>, action: Action, rule: &str) {
         for decision in self.decided.take(n, action, rule) {
-            self.emit(Body::Decision(decision));
+            self.outbox.emit(&Body::Decision(decision));
         }
     }
 
     fn decided_again(&mut self) {
         if let Some(decision) = self.decided.finish() {
-            self.emit(Body::Decision(decision));
+            self.outbox.emit(&Body::Decision(decision));
         }
     }
 
@@ -390,7 +299,7 @@ impl Recorder {
         self.content_missing(body.map_or(0, |body| body.lost()));
         let (name, explanation) = reason.describe();
         let dropped_replies = dropped_replies as u64;
-        self.emit(Body::Opaque(schema::Opaque { reason: name.to_owned(), explanation: explanation.to_owned(), dropped_replies }));
+        self.outbox.emit(&Body::Opaque(schema::Opaque { reason: name.to_owned(), explanation: explanation.to_owned(), dropped_replies }));
     }
 
     /// Of a line that never ended, nobody knows what it would have become: its text is withheld.
@@ -400,7 +309,7 @@ impl Recorder {
             self.redactor.unfinished(line);
         }
         let explanation = format!("a line of {} octets was begun and never ended", line.octets);
-        self.emit(Body::Anomaly(schema::Anomaly {
+        self.outbox.emit(&Body::Anomaly(schema::Anomaly {
             id: "unfinished-line".to_owned(),
             explanation,
             fault: Some(from.into()),
@@ -411,7 +320,7 @@ impl Recorder {
     fn violation(&mut self, violation: Violation) {
         self.tally.violation(violation);
         let (id, explanation) = violation.kind.describe();
-        self.emit(Body::Anomaly(schema::Anomaly {
+        self.outbox.emit(&Body::Anomaly(schema::Anomaly {
             id: id.to_owned(),
             explanation: explanation.to_owned(),
             fault: Some(violation.fault.into()),
@@ -422,12 +331,11 @@ impl Recorder {
 
 impl Observer for Recorder {
     fn ready(&self) -> bool {
-        !self.shared.wants_events() || self.gap.is_some() || self.shared.on_full() == OnFull::Mark || self.shared.has_room()
+        self.outbox.is_ready()
     }
 
     fn on(&mut self, event: &Event<'_>) {
-        let at_us = self.at_us();
-        self.tally.at(at_us);
+        self.tally.at(self.outbox.at_us());
         match *event {
             Event::Greeting { status, line } => self.greeting(status, &line),
             Event::Command { n, keyword, line, stage, forwarded } => self.command(n, keyword, &line, stage, forwarded),
@@ -451,17 +359,10 @@ impl Observer for Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.shared.forget(&self.id);
         if !self.ended {
             let [client_octets, upstream_octets] = self.seen;
             let (by, reason) = ("poptap".to_owned(), "abandoned".to_owned());
             let _ = self.end(schema::Closed { by, reason, client_octets, upstream_octets, ..schema::Closed::default() });
         }
     }
-}
-
-/// A reply of the server's, of one line, that came at once.
-fn answer(n: Ordinal, keyword: Keyword, status: Option<Status>, line: schema::Text) -> schema::Reply {
-    let (keyword, status) = (keyword.name().to_owned(), status.into());
-    schema::Reply { n, keyword, status, line, latency_us: 0, multi_line: false, local: false }
 }

@@ -1,6 +1,6 @@
 //! What of a line may be written. Decided by the kind of the event, never by how a line looks.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use aws_lc_rs::hmac;
 
@@ -10,7 +10,7 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    escape::{escape, hex},
+    escape::{escape, escaped, hex},
     pop3::{Command, Keyword, LineEnd, Stage, Status},
     tap::{Line, Ordinal},
 };
@@ -40,10 +40,33 @@ struct Exchange {
 }
 
 /// What may be written of a command line, and what it says of a login.
-pub(super) struct Shown {
-    pub(super) text: Text,
-    pub(super) mechanism: Option<String>,
+pub(super) struct Shown<'a> {
+    pub(super) line: Written<'a>,
+    pub(super) mechanism: Option<&'static str>,
     pub(super) user: Option<String>,
+}
+
+/// A line as it is written: [`Text`], borrowed where nothing had to be changed.
+pub(super) struct Written<'a> {
+    pub(super) text: Option<Cow<'a, str>>,
+    pub(super) redacted: Option<&'static str>,
+    pub(super) octets: u64,
+    pub(super) offset: u64,
+    pub(super) line_end: Option<&'static str>,
+    pub(super) cut: bool,
+}
+
+impl Written<'_> {
+    pub(super) fn to_text(&self) -> Text {
+        Text {
+            text: self.text.as_deref().map(str::to_owned),
+            redacted: self.redacted.map(str::to_owned),
+            octets: self.octets,
+            offset: self.offset,
+            line_end: self.line_end.map(str::to_owned),
+            cut: self.cut,
+        }
+    }
 }
 
 impl Redactor {
@@ -54,7 +77,7 @@ impl Redactor {
     }
 
     /// A command line of the client's.
-    pub(super) fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage) -> Shown {
+    pub(super) fn command<'a>(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'a>, stage: Stage) -> Shown<'a> {
         self.stage = stage;
         let (readable, rest) = split_at_oddity(line.text);
         let command = Command::parse(readable);
@@ -74,7 +97,7 @@ impl Redactor {
             self.secrets.hold(n, rest);
             shown.redacted = shown.redacted.or(Some("unknown"));
         }
-        Shown { text: self.text(line, shown), mechanism, user }
+        Shown { line: self.written(line, shown), mechanism, user }
     }
 
     /// A line of the client's that was never ended. Servers may take it for a command all the same, and echo it.
@@ -122,7 +145,7 @@ impl Redactor {
     }
 
     /// A line of the server's, or a reply of poptap's own.
-    pub(super) fn server_line(&self, status: Option<Status>, line: &Line<'_>) -> Text {
+    pub(super) fn server_line<'a>(&self, status: Option<Status>, line: &Line<'a>) -> Written<'a> {
         let shown = if self.secrets.are_echoed_in(line.text) {
             Kept::nothing("echo")
         } else if status.is_none() {
@@ -132,7 +155,7 @@ impl Redactor {
         } else {
             Kept::all(line.text)
         };
-        self.text(line, shown)
+        self.written(line, shown)
     }
 
     /// Whether a line of a listing holds what must not be written.
@@ -147,19 +170,19 @@ impl Redactor {
         self.exchanges.retain(|exchange| exchange.auth > n);
     }
 
-    fn user(&mut self, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
+    fn user<'a>(&mut self, command: &Command<'_>, line: &Line<'a>) -> Login<'a> {
         let name = command.rest.trim_ascii();
         if name.is_empty() {
             return (Kept::all(readable(line)), None, None);
         }
         let user = self.name(name);
         let kept = if self.user_key.is_some() { Kept::with_user(command, &user) } else { Kept::all(readable(line)) };
-        (kept, Some("USER".to_owned()), Some(user))
+        (kept, Some("USER"), Some(user))
     }
 
     /// RFC 1939 §7: `APOP name digest`. With one argument only, that may be the digest.
-    fn apop(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
-        let mechanism = Some("APOP".to_owned());
+    fn apop<'a>(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'a>) -> Login<'a> {
+        let mechanism = Some("APOP");
         let mut arguments = command.arguments();
         let (Some(name), Some(_)) = (arguments.next(), arguments.next()) else {
             return (self.argument_is_secret(n, command, line), mechanism, None);
@@ -172,7 +195,7 @@ impl Redactor {
     }
 
     /// RFC 5034 §4: `AUTH mechanism [initial response]`.
-    fn auth(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> (Kept, Option<String>, Option<String>) {
+    fn auth<'a>(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'a>) -> Login<'a> {
         let mut arguments = command.arguments();
         let Some(word) = arguments.next() else { return (Kept::all(readable(line)), None, None) };
         let mechanism = identity::mechanism(word);
@@ -186,11 +209,11 @@ impl Redactor {
         };
         let response = command.rest.trim_ascii_start().get(word.len()..).unwrap_or_default().trim_ascii();
         if response.is_empty() {
-            return (Kept::all(readable(line)), Some(name.to_owned()), None);
+            return (Kept::all(readable(line)), Some(name), None);
         }
         self.secrets.hold(n, response);
         let user = self.message(n, n, response, line.is_whole());
-        (Kept::beginning(command, &escape(word), "secret"), Some(name.to_owned()), user)
+        (Kept::beginning(command, &escape(word), "secret"), Some(name), user)
     }
 
     /// Reads one SASL message: returns its user, holds its secret.
@@ -205,24 +228,24 @@ impl Redactor {
         said.user.map(|user| self.name(user.as_bytes()))
     }
 
-    fn argument_is_secret(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'_>) -> Kept {
+    fn argument_is_secret<'a>(&mut self, n: Ordinal, command: &Command<'_>, line: &Line<'a>) -> Kept<'a> {
         if !command.has_argument() {
             return Kept::all(readable(line));
         }
         self.secrets.hold(n, command.rest);
-        Kept { text: Some(escape(command.word)), redacted: Some("secret") }
+        Kept { text: Some(escape(command.word).into()), redacted: Some("secret") }
     }
 
-    fn unknown_line(&mut self, n: Ordinal, word: &[u8], line: &Line<'_>) -> Kept {
+    fn unknown_line(&mut self, n: Ordinal, word: &[u8], line: &Line<'_>) -> Kept<'static> {
         self.secrets.hold(n, line.text);
         self.of_unknown(word)
     }
 
     /// Anything may stand in a line that nobody understands: a password that was typed too early, or its echo.
-    fn of_unknown(&self, word: &[u8]) -> Kept {
+    fn of_unknown(&self, word: &[u8]) -> Kept<'static> {
         let letters = letters(word);
         let shown = self.stage != Stage::Authorization && !letters.is_empty();
-        Kept { text: shown.then_some(letters), redacted: Some("unknown") }
+        Kept { text: shown.then_some(letters.into()), redacted: Some("unknown") }
     }
 
     /// A user's name as it is written.
@@ -249,36 +272,40 @@ impl Redactor {
         })
     }
 
-    fn text(&self, line: &Line<'_>, kept: Kept) -> Text {
-        let kept = if self.reveal { Kept::all(line.text) } else { kept };
+    fn written<'a>(&self, line: &Line<'a>, kept: Kept<'a>) -> Written<'a> {
+        let Kept { text, redacted } = if self.reveal { Kept::all(line.text) } else { kept };
         let line_end = match line.end {
             LineEnd::CrLf => None,
-            LineEnd::Lf => Some("lf".to_owned()),
-            LineEnd::None => Some("none".to_owned()),
+            LineEnd::Lf => Some("lf"),
+            LineEnd::None => Some("none"),
         };
-        let cut = kept.text.is_some() && !line.is_whole();
-        let redacted = kept.redacted.map(str::to_owned);
-        Text { text: kept.text, redacted, octets: line.octets, offset: line.offset, line_end, cut }
+        let cut = text.is_some() && !line.is_whole();
+        Written { text, redacted, octets: line.octets, offset: line.offset, line_end, cut }
     }
 }
 
+/// What is kept of a line, and what it says of a login: the mechanism, and the user.
+type Login<'a> = (Kept<'a>, Option<&'static str>, Option<String>);
+
 /// What is kept of a line, escaped.
-struct Kept {
-    text: Option<String>,
+struct Kept<'a> {
+    text: Option<Cow<'a, str>>,
     redacted: Option<&'static str>,
 }
 
-impl Kept {
-    fn all(text: &[u8]) -> Self {
-        Self { text: Some(escape(text)), redacted: None }
+impl<'a> Kept<'a> {
+    fn all(text: &'a [u8]) -> Self {
+        Self { text: Some(escaped(text)), redacted: None }
     }
+}
 
+impl Kept<'static> {
     fn nothing(why: &'static str) -> Self {
         Self { text: None, redacted: Some(why) }
     }
 
     fn beginning(command: &Command<'_>, argument: &str, why: &'static str) -> Self {
-        Self { text: Some(format!("{} {argument}", escape(command.word))), redacted: Some(why) }
+        Self { text: Some(format!("{} {argument}", escape(command.word)).into()), redacted: Some(why) }
     }
 
     fn with_user(command: &Command<'_>, user: &str) -> Self {
@@ -319,7 +346,7 @@ mod tests {
         Redactor::new(Some(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])), false)
     }
 
-    fn shown(redactor: &mut Redactor, text: &[u8], stage: Stage) -> Shown {
+    fn shown<'a>(redactor: &mut Redactor, text: &'a [u8], stage: Stage) -> Shown<'a> {
         redactor.command(1, Command::parse(text).keyword, &line(text), stage)
     }
 
@@ -352,7 +379,7 @@ mod tests {
             (b"\rhunter2", Stage::Transaction, None, Some("unknown"), None),
         ] {
             let shown = shown(&mut plain(), text, stage);
-            let found = (shown.text.text.as_deref(), shown.text.redacted.as_deref(), shown.user.as_deref());
+            let found = (shown.line.text.as_deref(), shown.line.redacted, shown.user.as_deref());
             assert_eq!(found, (kept, redacted, user), "{}", text.escape_ascii());
         }
     }
@@ -362,9 +389,9 @@ mod tests {
         let mut redactor = plain();
         shown(&mut redactor, b"PASS hunter2", Stage::Authorization);
         let echo = |redactor: &Redactor| redactor.server_line(Some(Status::Err), &line(b"-ERR bad password HUNTER2")).redacted;
-        assert_eq!(echo(&redactor).as_deref(), Some("echo"));
+        assert_eq!(echo(&redactor), Some("echo"));
         redactor.answered(1, Stage::Authorization);
-        assert_eq!(echo(&redactor).as_deref(), Some("echo"));
+        assert_eq!(echo(&redactor), Some("echo"));
         redactor.answered(2, Stage::Authorization);
         assert_eq!(echo(&redactor), None);
     }
@@ -373,7 +400,7 @@ mod tests {
     fn a_line_without_a_status_is_not_shown() {
         let mut redactor = plain();
         let text = redactor.server_line(None, &line(b"NOOP aaaa-ERR no"));
-        assert_eq!((text.text, text.redacted.as_deref()), (None, Some("unknown")));
+        assert_eq!((text.text, text.redacted), (None, Some("unknown")));
         redactor.answered(1, Stage::Transaction);
         assert_eq!(redactor.server_line(None, &line(b"Goodbye all")).text.as_deref(), Some("Good"));
     }
@@ -384,10 +411,10 @@ mod tests {
         let first = shown(&mut redactor, b"USER bob@example.org", Stage::Authorization);
         let user = first.user.unwrap();
         assert!(user.starts_with("user:") && user.len() == 21, "{user}");
-        assert_eq!(first.text.text, Some(format!("USER {user}")));
+        assert_eq!(first.line.text.as_deref(), Some(&*format!("USER {user}")));
         assert_eq!(shown(&mut redactor, b"APOP bob@example.org 0123", Stage::Authorization).user, Some(user));
         let echo = redactor.server_line(Some(Status::Ok), &line(b"+OK Bob's maildrop"));
-        assert_eq!((echo.text, echo.redacted.as_deref()), (None, Some("user")));
+        assert_eq!((echo.text, echo.redacted), (None, Some("user")));
         assert!(redactor.hides(b"X-USER bob"));
     }
 
@@ -405,7 +432,7 @@ mod tests {
     #[test]
     fn revealed() {
         let mut redactor = Redactor::new(None, true);
-        assert_eq!(shown(&mut redactor, b"PASS hunter2", Stage::Authorization).text.text.as_deref(), Some("PASS hunter2"));
+        assert_eq!(shown(&mut redactor, b"PASS hunter2", Stage::Authorization).line.text.as_deref(), Some("PASS hunter2"));
         assert_eq!(redactor.response(2, 1, &line(b"Ym9i")).revealed.as_deref(), Some("Ym9i"));
     }
 }

@@ -141,6 +141,18 @@ pub enum StatusWord {
     Other,
 }
 
+impl StatusWord {
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "+OK",
+            Self::Err => "-ERR",
+            Self::Other => "?",
+        }
+    }
+}
+
 impl From<Option<Status>> for StatusWord {
     fn from(status: Option<Status>) -> Self {
         match status {

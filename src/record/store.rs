@@ -235,8 +235,9 @@ impl Shared {
         self.transcript.as_ref().and_then(|transcript| transcript.wait_limit)
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| queue.has_room())
+    /// Whether there is room, with so many octets counted in that are on their way.
+    pub(super) fn has_room_beside(&self, octets: usize) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.has_room_beside(octets as u64))
     }
 
     pub(super) fn has_much_room(&self) -> bool {
@@ -247,10 +248,6 @@ impl Shared {
         if let Some(queue) = &self.queue {
             queue.send(message);
         }
-    }
-
-    pub(super) fn send_summary(&self, record: Record) {
-        self.send(Message::Record(Box::new(record)));
     }
 
     pub(super) fn wait(&self, session: &Arc<str>, waker: &std::task::Waker) {

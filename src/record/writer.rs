@@ -172,7 +172,7 @@ impl Writer {
         let (mut octets, mut records) = (0, 0);
         for message in messages {
             octets += message.weight();
-            records += u64::from(matches!(message, Message::Record(_)));
+            records += message.records();
             self.take(message);
             if octets >= RELEASE {
                 queue.release(std::mem::take(&mut octets), std::mem::take(&mut records));
@@ -185,6 +185,7 @@ impl Writer {
     /// Takes one message.
     pub(super) fn take(&mut self, message: Message) {
         match message {
+            Message::Lines { octets, .. } => self.lines(&octets),
             Message::Record(record) => self.record(record),
             Message::Kept { session, n, octets } => self.keep(&session, n, &octets),
         }
@@ -242,6 +243,21 @@ impl Writer {
         next.saturating_sub(self.clock.now().steady)
     }
 
+    /// Appends lines of the events stream as they are, where nobody has to look into them.
+    fn lines(&mut self, lines: &[u8]) {
+        let writes = self.storage.is_some() && self.plan.streams == Streams::Events && !self.events.is_down();
+        if writes && self.missing.is_empty() && self.feed.is_none() {
+            self.events.push(lines);
+            return self.flush_when_full(Stream::Events);
+        }
+        for line in lines.split_inclusive(|&octet| octet == b'\n') {
+            match serde_json::from_slice(line) {
+                Ok(record) => self.record(Box::new(record)),
+                Err(error) => tracing::error!(%error, "cannot read a record of the transcript that was made here"),
+            }
+        }
+    }
+
     fn record(&mut self, mut record: Box<Record>) {
         if let Body::Content(content) = &mut record.body {
             let kept = self.kept.remove(&*record.session).filter(|kept| kept.n == content.n);
@@ -272,11 +288,16 @@ impl Writer {
             tracing::error!(%error, session = record.session, "cannot encode a record of the transcript");
             return self.drop_record(record);
         }
-        let line = std::mem::take(&mut self.line);
+        let mut line = std::mem::take(&mut self.line);
+        line.push(b'\n');
         if !self.lane(stream).push(&line) {
             self.drop_record(record);
         }
         self.line = line;
+        self.flush_when_full(stream);
+    }
+
+    fn flush_when_full(&mut self, stream: Stream) {
         if self.lane(stream).is_full() {
             let now = self.clock.now();
             self.flush_lane(stream, &now);

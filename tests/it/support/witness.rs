@@ -134,6 +134,8 @@ impl Witness {
 impl Recording for Witness {
     fn turn(&mut self) {}
 
+    fn rest(&mut self) {}
+
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RecordFull>> {
         let mut state = self.room.0.lock().unwrap();
         match state.0 {

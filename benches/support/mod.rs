@@ -1,0 +1,77 @@
+//! A session without sockets: what the relay does to the tap, and nothing else.
+
+use std::{path::Path, sync::Arc};
+
+use clap::Parser as _;
+use poptap::{
+    cli::{Cli, Command},
+    config::{self, Transcript},
+    policy::{Builtin, Settings},
+    pop3::Peer,
+    record::{Recorder, Store, schema},
+    tap::{Filter, Observer, Pool, Tap},
+};
+
+/// What `poptap run pop3://server` would record into `folder`, with `options` besides.
+pub fn transcript(folder: &Path, options: &[&str]) -> Transcript {
+    let folder = folder.to_str().expect("a temporary directory has a plain name");
+    let words = [&["poptap", "run", "pop3://server.invalid", "--transcript", folder], options].concat();
+    let Command::Run(arguments) = Cli::try_parse_from(words).expect("the options are valid").command else {
+        unreachable!("run was asked for")
+    };
+    config::load(&arguments).expect("the options are valid").config.transcript.expect("a transcript was asked for")
+}
+
+/// A recorder of a session that was just opened.
+pub fn recorder(store: &Store) -> Recorder {
+    store.recorder(schema::Opened {
+        client: "192.0.2.1:40000".to_owned(),
+        listener: "192.0.2.2:110".to_owned(),
+        upstream: "pop3://server.invalid".to_owned(),
+        credentials_revealed: false,
+    })
+}
+
+/// The filter of a session that is plain on both hops.
+pub fn filter() -> Builtin {
+    Builtin::new(Settings::default())
+}
+
+/// A tap over which octets are carried as the relay carries them.
+pub struct Session<O, F> {
+    pub tap: Tap<O, F>,
+}
+
+impl<O: Observer, F: Filter> Session<O, F> {
+    pub fn new(observer: O, filter: F) -> Self {
+        Self { tap: Tap::new(observer, filter, 20_000, Arc::new(Pool::new(2))) }
+    }
+
+    /// `peer` says `octets`: read, labelled, and gone to the other side. Returns how many octets came out.
+    pub fn say(&mut self, peer: Peer, mut octets: &[u8]) -> usize {
+        let mut passed = 0;
+        while !octets.is_empty() {
+            assert!(self.tap.wants_read(peer), "a session that is not read any more");
+            let space = self.tap.space(peer);
+            let count = space.len().min(octets.len());
+            space[..count].copy_from_slice(&octets[..count]);
+            self.tap.filled(peer, count);
+            octets = &octets[count..];
+            self.tap.advance();
+            passed += self.deliver();
+        }
+        passed
+    }
+
+    fn deliver(&mut self) -> usize {
+        let mut passed = 0;
+        for from in [Peer::Client, Peer::Upstream] {
+            while !self.tap.output(from).is_empty() {
+                let count = self.tap.output(from).len();
+                self.tap.wrote(from, count);
+                passed += count;
+            }
+        }
+        passed
+    }
+}
