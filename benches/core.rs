@@ -15,7 +15,7 @@ use poptap::{
     record::{Recorder, Store},
     tap::{Event, Observer, Untouched},
 };
-use support::{Session, filter, recorder, transcript};
+use support::{Session, filter, message, recorder, transcript};
 
 fn main() {
     divan::main();
@@ -35,21 +35,6 @@ impl Observer for Nobody {
     fn on(&mut self, event: &Event<'_>) {
         black_box(event);
     }
-}
-
-fn message(octets: usize) -> Vec<u8> {
-    let mut text = Vec::with_capacity(octets + 100);
-    text.extend_from_slice(b"From: Somebody <somebody@example.net>\r\nSubject: a message\r\n\r\n");
-    for number in 0_usize.. {
-        if text.len() >= octets {
-            break;
-        }
-        let start = if number.is_multiple_of(50) { ".." } else { "" };
-        let filling = "The quick brown fox jumps over the lazy dog, and so on and on and on.";
-        text.extend_from_slice(format!("{start}{number:06} {}\r\n", &filling[..52 + number % 17]).as_bytes());
-    }
-    text.extend_from_slice(b".\r\n");
-    text
 }
 
 fn turn_and_rest(recorder: &mut Recorder) {

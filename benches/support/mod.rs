@@ -1,4 +1,5 @@
 //! A session without sockets: what the relay does to the tap, and nothing else.
+#![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "each bench uses its part")]
 
 use std::{path::Path, sync::Arc};
 
@@ -35,6 +36,22 @@ pub fn recorder(store: &Store) -> Recorder {
 /// The filter of a session that is plain on both hops.
 pub fn filter() -> Builtin {
     Builtin::new(Settings::default())
+}
+
+/// A body of about `octets` on the wire: headers, lines of 60 to 80 octets of which every fiftieth is dot-stuffed, the terminator.
+pub fn message(octets: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(octets + 100);
+    text.extend_from_slice(b"From: Somebody <somebody@example.net>\r\nSubject: a message\r\n\r\n");
+    for number in 0_usize.. {
+        if text.len() >= octets {
+            break;
+        }
+        let start = if number.is_multiple_of(50) { ".." } else { "" };
+        let filling = "The quick brown fox jumps over the lazy dog, and so on and on and on.";
+        text.extend_from_slice(format!("{start}{number:06} {}\r\n", &filling[..52 + number % 17]).as_bytes());
+    }
+    text.extend_from_slice(b".\r\n");
+    text
 }
 
 /// A tap over which octets are carried as the relay carries them.

@@ -54,46 +54,73 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    /// All that have a name.
-    const NAMED: [(Self, &'static str); 23] = [
-        (Self::Apop, "APOP"),
-        (Self::Auth, "AUTH"),
-        (Self::Capa, "CAPA"),
-        (Self::Dele, "DELE"),
-        (Self::Lang, "LANG"),
-        (Self::Last, "LAST"),
-        (Self::List, "LIST"),
-        (Self::Noop, "NOOP"),
-        (Self::Pass, "PASS"),
-        (Self::Quit, "QUIT"),
-        (Self::Retr, "RETR"),
-        (Self::Rpop, "RPOP"),
-        (Self::Rset, "RSET"),
-        (Self::Stat, "STAT"),
-        (Self::Stls, "STLS"),
-        (Self::Top, "TOP"),
-        (Self::Uidl, "UIDL"),
-        (Self::User, "USER"),
-        (Self::Utf8, "UTF8"),
-        (Self::Xclient, "XCLIENT"),
-        (Self::Xoip, "XOIP"),
-        (Self::Xsender, "XSENDER"),
-        (Self::Xtnd, "XTND"),
-    ];
+    /// Octets of the longest name.
+    const LONGEST: usize = 7;
 
     /// Reads a keyword, in any case.
     #[must_use]
     pub fn parse(word: &[u8]) -> Self {
-        Self::NAMED
-            .iter()
-            .find(|(_, name)| word.eq_ignore_ascii_case(name.as_bytes()))
-            .map_or(Self::Unknown, |&(keyword, _)| keyword)
+        let mut upper = [0; Self::LONGEST];
+        let Some(name) = upper.get_mut(..word.len()) else { return Self::Unknown };
+        name.copy_from_slice(word);
+        name.make_ascii_uppercase();
+        match &*name {
+            b"APOP" => Self::Apop,
+            b"AUTH" => Self::Auth,
+            b"CAPA" => Self::Capa,
+            b"DELE" => Self::Dele,
+            b"LANG" => Self::Lang,
+            b"LAST" => Self::Last,
+            b"LIST" => Self::List,
+            b"NOOP" => Self::Noop,
+            b"PASS" => Self::Pass,
+            b"QUIT" => Self::Quit,
+            b"RETR" => Self::Retr,
+            b"RPOP" => Self::Rpop,
+            b"RSET" => Self::Rset,
+            b"STAT" => Self::Stat,
+            b"STLS" => Self::Stls,
+            b"TOP" => Self::Top,
+            b"UIDL" => Self::Uidl,
+            b"USER" => Self::User,
+            b"UTF8" => Self::Utf8,
+            b"XCLIENT" => Self::Xclient,
+            b"XOIP" => Self::Xoip,
+            b"XSENDER" => Self::Xsender,
+            b"XTND" => Self::Xtnd,
+            _ => Self::Unknown,
+        }
     }
 
     /// The keyword in upper case; `?` for an unknown one.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::NAMED.iter().find(|&&(keyword, _)| keyword == self).map_or("?", |&(_, name)| name)
+        match self {
+            Self::Apop => "APOP",
+            Self::Auth => "AUTH",
+            Self::Capa => "CAPA",
+            Self::Dele => "DELE",
+            Self::Lang => "LANG",
+            Self::Last => "LAST",
+            Self::List => "LIST",
+            Self::Noop => "NOOP",
+            Self::Pass => "PASS",
+            Self::Quit => "QUIT",
+            Self::Retr => "RETR",
+            Self::Rpop => "RPOP",
+            Self::Rset => "RSET",
+            Self::Stat => "STAT",
+            Self::Stls => "STLS",
+            Self::Top => "TOP",
+            Self::Uidl => "UIDL",
+            Self::User => "USER",
+            Self::Utf8 => "UTF8",
+            Self::Xclient => "XCLIENT",
+            Self::Xoip => "XOIP",
+            Self::Xsender => "XSENDER",
+            Self::Xtnd => "XTND",
+            Self::Unknown => "?",
+        }
     }
 }
 
@@ -170,9 +197,14 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for (keyword, name) in Keyword::NAMED {
-            assert_eq!(Keyword::parse(name.to_ascii_lowercase().as_bytes()), keyword);
-            assert_eq!(keyword.name(), name);
+        let names = "APOP AUTH CAPA DELE LANG LAST LIST NOOP PASS QUIT RETR RPOP RSET STAT STLS TOP UIDL USER UTF8 XCLIENT XOIP \
+                     XSENDER XTND";
+        for name in names.split(' ') {
+            let keyword = Keyword::parse(name.to_ascii_lowercase().as_bytes());
+            assert_eq!((keyword.name(), Keyword::parse(name.as_bytes())), (name, keyword));
+        }
+        for word in ["", "TO", "TOPP", "RETR\0", "XCLIENTS", "?"] {
+            assert_eq!(Keyword::parse(word.as_bytes()), Keyword::Unknown, "{word}");
         }
     }
 }

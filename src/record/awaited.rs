@@ -23,7 +23,7 @@ pub(super) struct Asked {
 impl Awaited {
     /// Command `n` was sent.
     pub(super) fn ask(&mut self, n: Ordinal, keyword: Keyword, at_us: u64, line: &[u8]) {
-        self.0.push_back(Asked { n, keyword, at_us, message: number(line) });
+        self.0.push_back(Asked { n, keyword, at_us, message: message(keyword, line) });
     }
 
     /// A line that was taken for another thing is a command with this keyword.
@@ -47,7 +47,10 @@ impl Awaited {
     }
 }
 
-fn number(line: &[u8]) -> Option<u64> {
+fn message(keyword: Keyword, line: &[u8]) -> Option<u64> {
+    if !matches!(keyword, Keyword::Retr | Keyword::Top) {
+        return None;
+    }
     std::str::from_utf8(Command::parse(line).arguments().next()?).ok()?.parse().ok()
 }
 

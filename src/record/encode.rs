@@ -1,23 +1,36 @@
 //! Records as lines: what `serde` makes of a [`schema::Record`](super::schema::Record), octet for octet.
 //!
 //! A busy session makes two records of every exchange, a command and its reply. These two are written straight from what
-//! is known of the line that passes, without the record between: that takes a sixth of the time. All others go through
-//! `serde`. A test holds both ways together.
-
-use serde::Serialize;
+//! is known of the line that passes, without the record between. All others go through `serde`. A test holds both ways together.
 
 use super::{
+    clock::{Moment, Stamp},
     redact::Written,
     schema::{self, Body, StatusWord},
 };
 use crate::tap::Ordinal;
 
-/// What every line begins with.
-#[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
-    pub(super) session: &'a str,
-    pub(super) time: &'a str,
-    pub(super) at_us: u64,
+/// What every line of a session begins with: `{"v":1,"session":"…","time":"…","at_us":…`. Made once a turn.
+pub(super) struct Head {
+    text: String,
+    /// Octets before the time, which change with nothing.
+    session: usize,
+    stamp: Stamp,
+}
+
+impl Head {
+    pub(super) fn new(session: &str) -> Self {
+        let text = format!(r#"{{"v":{},"session":"{session}","time":""#, schema::VERSION);
+        Self { session: text.len(), text, stamp: Stamp::default() }
+    }
+
+    /// What is recorded from now on happens at this moment, so long after the session was opened.
+    pub(super) fn turn(&mut self, now: &Moment, at_us: u64) {
+        self.text.truncate(self.session);
+        self.text.push_str(self.stamp.of(now));
+        self.text.push_str(r#"","at_us":"#);
+        self.text.push_str(itoa::Buffer::new().format(at_us));
+    }
 }
 
 /// [`schema::Command`], borrowed.
@@ -44,124 +57,103 @@ pub(super) struct Reply<'a> {
 }
 
 /// Appends a line with any record.
-pub(super) fn record(lines: &mut Vec<u8>, head: Head<'_>, body: &Body) -> serde_json::Result<()> {
-    #[derive(Serialize)]
-    struct Borrowed<'a> {
-        v: u32,
-        session: &'a str,
-        time: &'a str,
-        at_us: u64,
-        #[serde(flatten)]
-        body: &'a Body,
-    }
-    let Head { session, time, at_us } = head;
+pub(super) fn record(lines: &mut Vec<u8>, head: &Head, body: &Body) -> serde_json::Result<()> {
     let begun = lines.len();
-    let written = serde_json::to_writer(&mut *lines, &Borrowed { v: schema::VERSION, session, time, at_us, body });
+    lines.extend_from_slice(head.text.as_bytes());
+    let place = lines.len();
+    let written = serde_json::to_writer(&mut *lines, body);
     match written {
-        Ok(()) => lines.push(b'\n'),
+        // The object goes on where the head's breaks off.
+        Ok(()) => {
+            lines[place] = b',';
+            lines.push(b'\n');
+        }
         Err(_) => lines.truncate(begun),
     }
     written
 }
 
 /// Appends a line with a command.
-pub(super) fn command(lines: &mut Vec<u8>, head: Head<'_>, command: Command<'_>) {
-    let mut object = Object::begin(lines, head, "command");
-    object.number("n", command.n);
-    object.text("keyword", command.keyword);
+pub(super) fn command(lines: &mut Vec<u8>, head: &Head, command: Command<'_>) {
+    let mut object = Object::begin(lines, head);
+    object.number(r#","event":"command","n":"#, command.n);
+    object.word(r#","keyword":"#, command.keyword);
     object.line(command.line);
-    object.text_if("mechanism", command.mechanism);
-    object.text_if("user", command.user);
-    object.plain("forwarded", if command.forwarded { "true" } else { "false" });
-    object.end();
+    if let Some(mechanism) = command.mechanism {
+        object.word(r#","mechanism":"#, mechanism);
+    }
+    if let Some(user) = command.user {
+        object.text(r#","user":"#, user);
+    }
+    object.put(if command.forwarded { ",\"forwarded\":true}\n" } else { ",\"forwarded\":false}\n" });
 }
 
 /// Appends a line with a reply.
-pub(super) fn reply(lines: &mut Vec<u8>, head: Head<'_>, reply: Reply<'_>) {
-    let mut object = Object::begin(lines, head, "reply");
-    object.number("n", reply.n);
-    object.text("keyword", reply.keyword);
-    object.text("status", reply.status.word());
+pub(super) fn reply(lines: &mut Vec<u8>, head: &Head, reply: Reply<'_>) {
+    let mut object = Object::begin(lines, head);
+    object.number(r#","event":"reply","n":"#, reply.n);
+    object.word(r#","keyword":"#, reply.keyword);
+    object.word(r#","status":"#, reply.status.word());
     object.line(reply.line);
-    object.number("latency_us", reply.latency_us);
-    object.set("multi_line", reply.multi_line);
-    object.set("local", reply.local);
-    object.end();
+    object.number(r#","latency_us":"#, reply.latency_us);
+    object.put(if reply.multi_line { r#","multi_line":true"# } else { "" });
+    object.put(if reply.local { ",\"local\":true}\n" } else { "}\n" });
 }
 
-/// One object on its way.
+/// One object on its way. What goes before a value is written with it, in one piece.
 struct Object<'a>(&'a mut Vec<u8>);
 
 impl<'a> Object<'a> {
-    fn begin(lines: &'a mut Vec<u8>, head: Head<'_>, event: &str) -> Self {
-        lines.extend_from_slice(b"{\"v\":");
+    fn begin(lines: &'a mut Vec<u8>, head: &Head) -> Self {
         let mut object = Self(lines);
-        object.digits(schema::VERSION.into());
-        object.text("session", head.session);
-        object.text("time", head.time);
-        object.number("at_us", head.at_us);
-        object.text("event", event);
+        object.put(&head.text);
         object
-    }
-
-    fn end(self) {
-        self.0.extend_from_slice(b"}\n");
     }
 
     /// [`schema::Text`].
     fn line(&mut self, line: &Written<'_>) {
-        self.text_if("text", line.text.as_deref());
-        self.text_if("redacted", line.redacted);
-        self.number("octets", line.octets);
-        self.number("offset", line.offset);
-        self.text_if("line_end", line.line_end);
-        self.set("cut", line.cut);
+        if let Some(text) = &line.text {
+            self.text(r#","text":"#, text);
+        }
+        if let Some(redacted) = line.redacted {
+            self.word(r#","redacted":"#, redacted);
+        }
+        self.number(r#","octets":"#, line.octets);
+        self.number(r#","offset":"#, line.offset);
+        if let Some(line_end) = line.line_end {
+            self.word(r#","line_end":"#, line_end);
+        }
+        self.put(if line.cut { r#","cut":true"# } else { "" });
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
+    /// A text of any kind.
+    fn text(&mut self, before: &str, value: &str) {
         // What is escaped in JSON and stands in our texts: quotes, and the backslashes of escapes.
         if value.bytes().any(|octet| octet < b' ' || octet == b'"' || octet == b'\\') {
+            self.put(before);
             // A string always has a form, and a vector always takes it.
             let _ = serde_json::to_writer(&mut *self.0, value);
         } else {
-            self.0.push(b'"');
-            self.0.extend_from_slice(value.as_bytes());
-            self.0.push(b'"');
+            self.word(before, value);
         }
     }
 
-    fn text_if(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
+    /// A text of ours, in which nothing has to be escaped.
+    fn word(&mut self, before: &str, value: &str) {
+        self.put(before);
+        self.put("\"");
+        self.put(value);
+        self.put("\"");
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        self.digits(value);
+    fn number(&mut self, before: &str, value: u64) {
+        self.put(before);
+        self.put(itoa::Buffer::new().format(value));
     }
 
-    fn digits(&mut self, value: u64) {
-        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    }
-
-    /// A switch that is left out when it is off.
-    fn set(&mut self, name: &str, value: bool) {
-        if value {
-            self.plain(name, "true");
-        }
-    }
-
-    fn plain(&mut self, name: &str, value: &str) {
-        self.name(name);
-        self.0.extend_from_slice(value.as_bytes());
-    }
-
-    fn name(&mut self, name: &str) {
-        self.0.extend_from_slice(b",\"");
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
+    #[inline]
+    fn put(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
     }
 }
 
@@ -170,7 +162,13 @@ mod tests {
     use proptest::{option, prelude::*};
 
     use super::*;
-    use crate::{escape::escaped, record::schema::Record};
+    use crate::{
+        escape::escaped,
+        record::{
+            clock::{Clock, tests::ManualClock},
+            schema::Record,
+        },
+    };
 
     type Drawn = (Option<Vec<u8>>, Option<&'static str>, u64, u64, Option<&'static str>, bool);
 
@@ -195,9 +193,9 @@ mod tests {
     }
 
     /// What `serde` makes of it.
-    fn expected(head: Head<'_>, body: Body) -> Vec<u8> {
-        let record =
-            Record { v: schema::VERSION, session: head.session.into(), time: head.time.into(), at_us: head.at_us, body };
+    fn expected(at_us: u64, body: Body) -> Vec<u8> {
+        let (session, time) = ("5e4wenz43n1d".to_owned(), ManualClock::default().now().stamp());
+        let record = Record { v: schema::VERSION, session, time, at_us, body };
         [serde_json::to_vec(&record).unwrap(), b"\n".to_vec()].concat()
     }
 
@@ -211,10 +209,14 @@ mod tests {
             mechanism in option::of(Just("PLAIN")),
             status in prop_oneof![Just(StatusWord::Ok), Just(StatusWord::Err), Just(StatusWord::Other)],
         ) {
-            let (head, line) = (Head { session: "5e4wenz43n1d", time: "2026-11-23T06:30:01.000042Z", at_us }, written(&drawn));
+            let line = written(&drawn);
+            let mut head = Head::new("5e4wenz43n1d");
+            for at_us in [0, at_us] {
+                head.turn(&ManualClock::default().now(), at_us);
+            }
             let mut lines = Vec::new();
-            command(&mut lines, head, Command { n, keyword: "NOOP", line: &line, mechanism, user: user.as_deref(), forwarded: one });
-            reply(&mut lines, head, Reply { n, keyword: "NOOP", status, line: &line, latency_us, multi_line: one, local: other });
+            command(&mut lines, &head, Command { n, keyword: "NOOP", line: &line, mechanism, user: user.as_deref(), forwarded: one });
+            reply(&mut lines, &head, Reply { n, keyword: "NOOP", status, line: &line, latency_us, multi_line: one, local: other });
             let a_command = Body::Command(schema::Command {
                 n,
                 keyword: "NOOP".into(),
@@ -227,11 +229,11 @@ mod tests {
                 n, keyword: "NOOP".into(), status, line: line.to_text(), latency_us, multi_line: one, local: other,
             });
             let mut through_serde = Vec::new();
-            record(&mut through_serde, head, &a_command).unwrap();
-            record(&mut through_serde, head, &a_reply).unwrap();
-            let both = [expected(head, a_command), expected(head, a_reply)].concat();
+            record(&mut through_serde, &head, &a_command).unwrap();
+            record(&mut through_serde, &head, &a_reply).unwrap();
+            let both = [expected(at_us, a_command), expected(at_us, a_reply)].concat();
             prop_assert_eq!(String::from_utf8(lines), String::from_utf8(both.clone()));
-            prop_assert_eq!(through_serde, both);
+            prop_assert_eq!(String::from_utf8(through_serde), String::from_utf8(both));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Sleep;
 
 use super::{
-    clock::{Moment, Stamp},
+    clock::Moment,
     encode::{self, Head},
     gap::Missing,
     queue::Message,
@@ -25,6 +25,8 @@ use crate::{config::OnFull, pop3::Peer, tap::Ordinal};
 
 /// Octets of lines at which a session hands them over though it does not rest.
 const PAGE: usize = 16 * 1024;
+/// Octets of a line with a command or a reply, as a rule.
+const TYPICAL: usize = 256;
 /// Octets of a message's content at which a session hands them over though it does not rest. No piece is longer.
 const CHUNK: usize = crate::tap::LARGE;
 
@@ -35,7 +37,10 @@ pub(super) struct Outbox {
     shared: Arc<Shared>,
     opened: Moment,
     now: Moment,
-    stamp: Stamp,
+    at_us: u64,
+    head: Head,
+    /// Whether the head is that of this turn.
+    is_dated: bool,
     lines: Vec<u8>,
     records: u64,
     /// Content of the message that answers this command.
@@ -51,11 +56,13 @@ impl Outbox {
     pub(super) fn new(shared: Arc<Shared>, id: String) -> Self {
         let now = shared.clock.now();
         Self {
+            head: Head::new(&id),
             id: id.into(),
             shared,
             opened: now,
             now,
-            stamp: Stamp::default(),
+            at_us: 0,
+            is_dated: false,
             lines: Vec::new(),
             records: 0,
             content: (0, Vec::new()),
@@ -76,11 +83,13 @@ impl Outbox {
     /// Reads the clock.
     pub(super) fn turn(&mut self) {
         self.now = self.shared.clock.now();
+        self.at_us = self.now.micros_since(&self.opened);
+        self.is_dated = false;
     }
 
     /// Microseconds since the session was opened.
     pub(super) fn at_us(&self) -> u64 {
-        self.now.micros_since(&self.opened)
+        self.at_us
     }
 
     /// Events of this session that are missing for want of room, in gaps that are over.
@@ -224,17 +233,21 @@ impl Outbox {
 
     fn send_record(&mut self, body: Body) {
         self.hand_over();
-        let (session, at_us) = (self.id.to_string(), self.at_us());
-        let time = self.stamp.of(&self.now).to_owned();
+        let (session, time, at_us) = (self.id.to_string(), self.now.stamp(), self.at_us);
         self.shared.send(Message::Record(Box::new(Record { v: schema::VERSION, session, time, at_us, body })));
     }
 
-    fn write(&mut self, line: impl FnOnce(&mut Vec<u8>, Head<'_>)) {
-        let at_us = self.now.micros_since(&self.opened);
-        line(&mut self.lines, Head { session: &self.id, time: self.stamp.of(&self.now), at_us });
+    fn write(&mut self, line: impl FnOnce(&mut Vec<u8>, &Head)) {
+        if !self.is_dated {
+            self.head.turn(&self.now, self.at_us);
+            self.is_dated = true;
+        }
+        self.lines.reserve(TYPICAL);
+        line(&mut self.lines, &self.head);
         self.records += 1;
         if self.lines.len() >= PAGE {
             self.hand_over();
+            self.lines.reserve(PAGE + TYPICAL);
         }
     }
 
@@ -256,11 +269,11 @@ impl Outbox {
 
     // ── handing over ──
 
-    /// Gives the writer all that there is; nothing stays here.
+    /// Gives the writer all that there is; nothing stays here, no room either.
     pub(super) fn hand_over(&mut self) {
         self.hand_over_content();
-        if !self.lines.is_empty() {
-            let (octets, records) = (std::mem::take(&mut self.lines), std::mem::take(&mut self.records));
+        let (octets, records) = (std::mem::take(&mut self.lines), std::mem::take(&mut self.records));
+        if !octets.is_empty() {
             self.shared.send(Message::Lines { octets, records });
         }
     }

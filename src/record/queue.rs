@@ -101,6 +101,7 @@ impl Inner {
             (Some(Message::Lines { octets, records }), Message::Lines { octets: more, records: added })
                 if octets.len() + more.len() <= JOINED =>
             {
+                octets.reserve(JOINED - octets.len());
                 octets.extend_from_slice(&more);
                 *records += added;
             }

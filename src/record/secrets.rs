@@ -66,6 +66,9 @@ impl Secrets {
     /// Command `n` was answered: what was sent before it is dropped, and its own secrets at the next answer.
     pub(super) fn answered(&mut self, n: Ordinal) {
         self.last_answered = self.last_answered.max(n);
+        if self.held.is_empty() {
+            return;
+        }
         let last = self.held.iter().map(|held| held.n).filter(|&held| held <= n).max();
         self.held.retain(|held| !held.answered && (held.n > n || Some(held.n) == last));
         for held in self.held.iter_mut().filter(|held| held.n <= n) {
