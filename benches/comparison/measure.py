@@ -240,7 +240,8 @@ def costed(running: Running, where: Site, arguments: list[str], cores: set[int] 
 @contextmanager
 def held(running: Running, where: Site, count: int) -> Iterator[None]:
     """Connections that are logged in and do nothing."""
-    holder = Process(to(running, where, ["idle", "--connections", str(count), "--deadline", "600"]), where.folder / "idle.log", ENDS)
+    command = to(running, where, ["idle", "--connections", str(count), "--deadline", "600"])
+    holder = Process(command, where.folder / "idle.log", ENDS)
     try:
         for _ in holder.waiting(120.0):
             if "ready" in holder.log.read_text():

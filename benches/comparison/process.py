@@ -39,8 +39,9 @@ class Process:
 
     def listens(self, port: int) -> None:
         """Waits until it does; the kernel is asked, since a connection would be work."""
+        listening = [f"0100007F:{port:04X}", "0A"]
         for _ in self.waiting():
-            if any(line.split()[1:4:2] == [f"0100007F:{port:04X}", "0A"] for line in open("/proc/net/tcp")):
+            if any(line.split()[1:4:2] == listening for line in Path("/proc/net/tcp").read_text().splitlines()):
                 return
         raise self.silent()
 
@@ -76,7 +77,7 @@ class Process:
         """KiB in memory."""
         total = 0
         for process in self.ids():
-            for line in open(f"/proc/{process}/status"):
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):
                     total += int(line.split()[1])
         return total

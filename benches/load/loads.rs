@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Read at a time where much comes.
-const LARGE_READ: usize = 256 * 1024;
+const LARGE_READ: usize = 64 * 1024;
 /// Read at a time where little comes.
 const SMALL_READ: usize = 4096;
 /// Sessions that are opened at the same time, where many are to be open.
@@ -73,7 +73,7 @@ pub(crate) async fn sessions(to: Connector, parallel: usize, until: Until) -> Re
     let seconds = start.elapsed().as_secs_f64();
     let count = took.len();
     Ok(json!({
-        "load": "sessions", "sessions": count, "parallel": parallel, "seconds": seconds,
+        "load": "sessions", "sessions": count, "resumed": to.resumed(), "parallel": parallel, "seconds": seconds,
         "per_second": per_second(count, seconds),
         "p50_us": quantile(&mut took, 50), "p99_us": quantile(&mut took, 99),
     }))

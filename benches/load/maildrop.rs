@@ -13,11 +13,13 @@ pub(crate) const LARGE: usize = 2;
 /// The number of the message of 16 MiB.
 pub(crate) const BURST: usize = 3;
 
-const MIB: usize = 1024 * 1024;
+/// A block that stays in a processor's cache, and how many of them make a MiB.
+const BLOCK: usize = 128 * 1024;
+const BLOCKS: usize = 8;
 
 impl Maildrop {
     pub(crate) fn new(mib: usize) -> Self {
-        Self { messages: [Message::new(3000, 1), Message::new(MIB, mib), Message::new(MIB, 16)] }
+        Self { messages: [Message::new(3000, 1), Message::new(BLOCK, BLOCKS * mib), Message::new(BLOCK, BLOCKS * 16)] }
     }
 
     /// A message by its number in the session, from 1.

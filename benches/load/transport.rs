@@ -4,13 +4,16 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, HandshakeKind, RootCertStore, ServerConfig,
     crypto::aws_lc_rs::Ticketer,
     pki_types::{CertificateDer, ServerName},
 };
@@ -63,11 +66,12 @@ pub(crate) struct Connector {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// Octets that are read from the socket at once where there is TLS, which itself asks for 4 KiB at most; 0 leaves it so.
     read_ahead: usize,
+    resumed: Arc<AtomicUsize>,
 }
 
 impl Connector {
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, read_ahead: 0 }
+        Self { address, tls: None, read_ahead: 0, resumed: Arc::default() }
     }
 
     /// Its connections resume the session of an earlier one.
@@ -78,7 +82,7 @@ impl Connector {
         }
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let tls = (TlsConnector::from(Arc::new(config)), ServerName::try_from(name.to_owned())?);
-        Ok(Self { address, tls: Some(tls), read_ahead: 0 })
+        Ok(Self { tls: Some(tls), ..Self::plain(address) })
     }
 
     pub(crate) fn reading_ahead(&self, octets: usize) -> Self {
@@ -90,10 +94,18 @@ impl Connector {
         stream.set_nodelay(true)?;
         let Some((tls, name)) = &self.tls else { return Ok(Box::new(stream)) };
         if self.read_ahead == 0 {
-            return Ok(Box::new(Box::pin(tls.connect(name.clone(), stream)).await?));
+            let stream = Box::pin(tls.connect(name.clone(), stream)).await?;
+            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            self.resumed.fetch_add(usize::from(resumed), Ordering::Relaxed);
+            return Ok(Box::new(stream));
         }
         let stream = BufReader::with_capacity(self.read_ahead, stream);
         Ok(Box::new(Box::pin(tls.connect(name.clone(), stream)).await?))
+    }
+
+    /// How many connections resumed the session of an earlier one, where nothing is read ahead.
+    pub(crate) fn resumed(&self) -> usize {
+        self.resumed.load(Ordering::Relaxed)
     }
 }
 
