@@ -36,7 +36,7 @@ def threads(setting: Setting) -> str:
         sites,
         {count: peer("poptap") for count in sites},
         setting.turns,
-        lambda running, where: sessions(running, where, 16, BOTH) | retr(running, where, BOTH),
+        lambda running, where: sessions(running, where, 8, BOTH) | retr(running, where, BOTH),
     )
     lines = [["worker threads", "sessions/s", "CPU µs/session", "RETR MB/s", "CPU s/GB"]]
     lines += [[str(count), *shown(rows, "rate:0", "cost:0", "mb:0", "gb:2")] for count, rows in found.items()]
@@ -51,7 +51,7 @@ def beside(setting: Setting) -> str:
     try:
         for count in BESIDE:
             with measure.held(running, where, count):
-                rows = [sessions(running, where, 16, measure.ENDS) for _ in range(setting.turns)]
+                rows = [sessions(running, where, 8, measure.ENDS) for _ in range(setting.turns)]
             lines.append([str(count), *shown(rows, "rate:0", "cost:0")])
     finally:
         measure.stop(running)

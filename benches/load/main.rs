@@ -76,7 +76,8 @@ enum Command {
     Sessions {
         #[command(flatten)]
         to: To,
-        #[arg(long, default_value_t = 16)]
+        /// More than 8 find no TLS session to resume now and then: a client keeps so many for a server.
+        #[arg(long, default_value_t = 8)]
         parallel: usize,
         #[command(flatten)]
         until: Until,
