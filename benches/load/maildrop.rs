@@ -53,10 +53,11 @@ pub(crate) struct Message {
 pub(crate) const TERMINATOR: &[u8] = b".\r\n";
 
 impl Message {
-    /// `times` blocks of at least `least` octets, in lines of 60 to 80 octets; every fiftieth begins with a dot, which is
+    /// `times` blocks of at least `least` octets: headers, and lines of 60 to 80 octets; every fiftieth begins with a dot, which is
     /// doubled on the wire.
     fn new(least: usize, times: usize) -> Self {
         let mut block = Vec::with_capacity(least + 100);
+        block.extend_from_slice(b"From: somebody@example.net\r\nSubject: a message for measuring\r\n\r\n");
         let mut doubled = 0;
         for number in 0_usize.. {
             if block.len() >= least {

@@ -20,6 +20,9 @@ const LISTING: usize = 64 * 1024;
 /// Lines of LIST's and UIDL's answers that are kept when they are kept briefly.
 const BRIEF: usize = 3;
 
+/// Nothing is kept, and no digest made.
+const NOTHING: Wanted = Wanted { content: ContentPolicy::None, hash: HashPolicy::None, listings: ListingPolicy::Brief };
+
 /// What is wanted of a body.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Wanted {
@@ -33,6 +36,8 @@ pub(super) struct Body {
     n: Ordinal,
     keyword: Keyword,
     size: u64,
+    /// Whether anybody wants to know more than the size.
+    measures: bool,
     newlines: u64,
     ends_in_newline: bool,
     header: Option<Header>,
@@ -44,12 +49,16 @@ pub(super) struct Body {
 }
 
 impl Body {
-    pub(super) fn new(n: Ordinal, keyword: Keyword, wanted: Wanted) -> Self {
+    /// Without a wish, only the size is counted.
+    pub(super) fn new(n: Ordinal, keyword: Keyword, wanted: Option<Wanted>) -> Self {
         let message = matches!(keyword, Keyword::Retr | Keyword::Top);
+        let measures = wanted.is_some();
+        let wanted = wanted.unwrap_or(NOTHING);
         Self {
             n,
             keyword,
             size: 0,
+            measures,
             newlines: 0,
             ends_in_newline: true,
             header: message.then(Header::default),
@@ -72,6 +81,10 @@ impl Body {
 
     /// Takes a piece of the body; returns how much of its beginning is to be kept.
     pub(super) fn take(&mut self, piece: &[u8]) -> usize {
+        if !self.measures {
+            self.size += piece.len() as u64;
+            return 0;
+        }
         let lines_before = self.newlines;
         let header_was_over = self.header.as_ref().is_some_and(Header::is_over);
         if let Some(header) = &mut self.header {
@@ -255,7 +268,7 @@ mod tests {
     use super::*;
 
     fn measure(keyword: Keyword, wanted: Wanted, body: &[u8], cut: usize) -> (schema::Content, Vec<u8>) {
-        let mut reader = Body::new(1, keyword, wanted);
+        let mut reader = Body::new(1, keyword, Some(wanted));
         let mut kept = Vec::new();
         for piece in body.chunks(cut) {
             let keep = reader.take(piece);
@@ -288,6 +301,15 @@ mod tests {
                 assert_eq!(kept, &body[..expected], "{policy:?} cut at {cut}");
             }
         }
+    }
+
+    #[test]
+    fn where_nobody_wants_more_the_size_is_counted() {
+        let mut reader = Body::new(1, Keyword::Retr, None);
+        assert_eq!((reader.take(b"a: b\r\n\r\n"), reader.take(b"c")), (0, 0));
+        let content = reader.finish(12, true, 0, |_| false);
+        assert_eq!((content.size, content.header_size, content.sha256), (9, None, None));
+        assert!(content.policy.is_some(), "it is a message all the same");
     }
 
     #[test]

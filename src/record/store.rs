@@ -215,15 +215,15 @@ impl Shared {
         })
     }
 
-    /// What is measured of a body; no digest where no transcript would hold it.
-    pub(super) fn wanted(&self) -> Wanted {
+    /// What is wanted of a body: no digest where no transcript would hold it, and nothing where nobody would be told.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
         let events = self.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
-        let nothing = Wanted { hash: HashPolicy::None, ..Wanted::default() };
-        events.map_or(nothing, |transcript| Wanted {
+        let measured = events.map(|transcript| Wanted {
             content: transcript.content,
             hash: transcript.hash,
             listings: transcript.listings,
-        })
+        });
+        measured.or_else(|| self.live.then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
     }
 
     /// A live view without a transcript never holds a session up.
@@ -304,8 +304,10 @@ fn user_key(transcript: &Transcript) -> Result<hmac::Key, StoreError> {
 
 fn draw_id() -> String {
     let mut random = [0_u8; ID_LENGTH];
-    if rand::fill(&mut random).is_err() {
-        // An id need not be secret: the clock's digits are a last resort.
+    // From the system, since an id need not be secret: the cryptographic generator gathers entropy first, in each thread, which
+    // takes it a tenth of a second.
+    if getrandom::fill(&mut random).is_err() {
+        // The clock's digits are a last resort.
         let nanos = time::OffsetDateTime::now_utc().unix_timestamp_nanos().to_le_bytes();
         random.copy_from_slice(&nanos[..ID_LENGTH]);
     }
