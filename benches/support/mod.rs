@@ -1,7 +1,10 @@
 //! A session without sockets: what the relay does to the tap, and nothing else.
 #![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "each bench uses its part")]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use clap::Parser as _;
 use poptap::{
@@ -59,9 +62,12 @@ pub struct Session<O, F> {
     pub tap: Tap<O, F>,
 }
 
+/// The buffers of all sessions, as in a server.
+static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| Arc::new(Pool::new(2)));
+
 impl<O: Observer, F: Filter> Session<O, F> {
     pub fn new(observer: O, filter: F) -> Self {
-        Self { tap: Tap::new(observer, filter, 20_000, Arc::new(Pool::new(2))) }
+        Self { tap: Tap::new(observer, filter, 20_000, Arc::clone(&POOL)) }
     }
 
     /// `peer` says `octets`: read, labelled, and gone to the other side. Returns how many octets came out.
@@ -77,6 +83,7 @@ impl<O: Observer, F: Filter> Session<O, F> {
             self.tap.advance();
             passed += self.deliver();
         }
+        self.tap.rest();
         passed
     }
 
