@@ -129,7 +129,7 @@ where
     R: Recording,
     F: Filter,
 {
-    let timer = Timer::new(*timeouts);
+    let timer = Timer::new(timeouts);
     let mut relay = Relay { client: End::new(client), upstream: End::new(upstream), tap, first: None, timer, half_close };
     poll_fn(|context| relay.poll(context)).await
 }
@@ -140,7 +140,7 @@ struct Relay<'a, C, U, R, F> {
     tap: &'a mut Tap<R, F>,
     /// Who ended the session, and how.
     first: Option<(Peer, Ending)>,
-    timer: Timer,
+    timer: Timer<'a>,
     half_close: HalfClose,
 }
 
@@ -170,6 +170,7 @@ where
 {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         self.tap.observer().turn();
+        self.timer.wake();
         let poll = self.run(context);
         self.tap.observer().rest();
         poll
@@ -402,8 +403,10 @@ fn ending(error: &io::Error) -> Ending {
 }
 
 /// One timer for every limit, armed again only when it fires or a deadline comes nearer.
-struct Timer {
-    timeouts: Timeouts,
+struct Timer<'a> {
+    timeouts: &'a Timeouts,
+    /// When the relay was woken: exact enough for limits of seconds, since no turn lasts.
+    now: Instant,
     started: Instant,
     greeted: Option<Instant>,
     last_client: Instant,
@@ -418,25 +421,28 @@ enum Due {
     Replies,
 }
 
-impl Timer {
-    fn new(timeouts: Timeouts) -> Self {
+impl<'a> Timer<'a> {
+    fn new(timeouts: &'a Timeouts) -> Self {
         let now = Instant::now();
         let armed = after(now, timeouts.greeting);
         let sleep = Box::pin(tokio::time::sleep_until(armed));
-        Self { timeouts, started: now, greeted: None, last_client: now, last_upstream: now, last_write: now, sleep, armed }
+        Self { timeouts, now, started: now, greeted: None, last_client: now, last_upstream: now, last_write: now, sleep, armed }
+    }
+
+    fn wake(&mut self) {
+        self.now = Instant::now();
     }
 
     fn has_read(&mut self, peer: Peer) {
-        let now = Instant::now();
         match peer {
-            Peer::Client => self.last_client = now,
-            Peer::Upstream => self.last_upstream = now,
+            Peer::Client => self.last_client = self.now,
+            Peer::Upstream => self.last_upstream = self.now,
         }
     }
 
     /// A client on a slow line is not silent: it takes what was read long ago.
     fn has_written(&mut self) {
-        self.last_write = Instant::now();
+        self.last_write = self.now;
     }
 
     /// The next deadline, and what is due then.
@@ -465,7 +471,7 @@ impl Timer {
 
     fn poll(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         // A session that never runs dry uses up its turn, and a sleep polled then is not ready, whatever the time.
-        if Instant::now() >= deadline {
+        if self.now >= deadline {
             return Poll::Ready(());
         }
         if deadline < self.armed || self.sleep.is_elapsed() {
@@ -474,7 +480,7 @@ impl Timer {
         }
         loop {
             ready!(self.sleep.as_mut().poll(context));
-            if self.armed >= deadline || Instant::now() >= deadline {
+            if self.armed >= deadline || self.now >= deadline {
                 return Poll::Ready(());
             }
             self.armed = deadline;

@@ -34,6 +34,8 @@ use crate::{
 
 /// Large relay buffers over all sessions: 8 MiB. Sessions beyond that go on with small ones.
 const LARGE_BUFFERS: usize = 128;
+/// How often buffers that nobody needed since the last time are given back to the system.
+const TRIM: Duration = Duration::from_secs(2);
 /// Refusals that are being said at one time; beyond that, connections are closed without a word.
 const REFUSALS: usize = 64;
 /// The pause after an `accept` that failed, as it does when no file descriptors are left.
@@ -199,9 +201,23 @@ impl Server {
             accepting.spawn(accept(listener, route, Arc::clone(&house), sessions.clone()));
         }
         accepting.close();
-        accepting.wait().await;
-        sessions.close();
-        drain(&sessions, &house).await
+        let served = async {
+            accepting.wait().await;
+            sessions.close();
+            drain(&sessions, &house).await
+        };
+        tokio::select! {
+            cut_short = served => cut_short,
+            () = trim(&house.pool) => 0,
+        }
+    }
+}
+
+/// Never ends.
+async fn trim(pool: &Pool) {
+    loop {
+        sleep(TRIM).await;
+        pool.trim();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
     server::{House, Refusal, Terms, canonical},
-    tap::Tap,
+    tap::{Event, Observer, Tap},
 };
 
 use closing::{close, cut_off, cut_short, describe, ended, is_client_there, is_cut, last_line, last_words, ungreeted};
@@ -26,26 +26,35 @@ use secure::{Mode, secure};
 ///
 /// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
 pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, house: &House) {
+    let Some(mut session) = Box::pin(begin(client, address, terms, house)).await else { return };
+    let mut outcome = session.relay().await;
+    if matches!(outcome, Some(Outcome::StartTls)) {
+        let Some(secured) = Box::pin(session.start_tls()).await else { return };
+        session = secured;
+        outcome = session.relay().await;
+    }
+    Box::pin(session.end(outcome)).await;
+}
+
+/// Up to the point where octets can be relayed; `None` where there is no session.
+async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House) -> Option<Session<'a>> {
     let mut recorder = open(address, terms, house);
     tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
     let client = match (terms.tls, &terms.acceptor) {
-        (TlsMode::Implicit, Some(acceptor)) => {
-            let secured = Box::pin(secure(client, acceptor, Mode::Implicit, house, &mut recorder)).await;
-            match secured {
-                Ok((stream, tls)) => Client { stream, address, tls: Some(tls) },
-                Err(closed) => return close_unsecured(recorder, closed),
-            }
-        }
+        (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
+            Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)) },
+            Err(closed) => return close_unsecured(*recorder, closed),
+        },
         _ => Client { stream: client, address, tls: None },
     };
     let connected = tokio::select! {
         connected = connect(&client, terms) => connected,
-        () = reset(&client.stream) => return close(recorder, ended("client", "reset")),
-        () = house.stop.close.cancelled() => return close(recorder, cut_short(house)),
+        () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
+        () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
     match connected {
-        Ok(connected) => Session { client, terms, house }.carry(connected, recorder).await,
-        Err(error) => Box::pin(give_up(client.stream, &error, recorder)).await,
+        Ok(connected) => Some(Session::new(client, connected, recorder, terms, house)),
+        Err(error) => give_up(client.stream, &error, *recorder).await,
     }
 }
 
@@ -53,13 +62,13 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 struct Client {
     stream: Stream,
     address: SocketAddr,
-    tls: Option<schema::Tls>,
+    tls: Option<Box<schema::Tls>>,
 }
 
 async fn connect(client: &Client, terms: &Terms) -> Result<Connected, ConnectError> {
     // Where all interfaces are listened on, the address that the client chose is the one that tells something.
     let listener = client.stream.local_addr().map_or(terms.address, canonical);
-    let origin = Origin { client: client.address, listener, tls: client.tls.clone() };
+    let origin = Origin { client: client.address, listener, tls: client.tls.as_deref().cloned() };
     terms.connector.connect(&origin).await
 }
 
@@ -81,29 +90,35 @@ pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, h
     let recorder = open(address, terms, house);
     // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
     last_words(client, if terms.tls == TlsMode::Implicit { "" } else { line }).await;
-    close(recorder, ended("poptap", reason));
+    close(*recorder, ended("poptap", reason));
 }
 
-fn open(address: SocketAddr, terms: &Terms, house: &House) -> Recorder {
-    house.store.recorder(schema::Opened {
+fn open(address: SocketAddr, terms: &Terms, house: &House) -> Box<Recorder> {
+    Box::new(house.store.recorder(schema::Opened {
         client: address.to_string(),
         listener: terms.address.to_string(),
         upstream: terms.upstream.name.clone(),
         credentials_revealed: false,
-    })
+    }))
 }
 
-async fn give_up(client: Stream, error: &ConnectError, recorder: Recorder) {
+async fn give_up<T>(client: Stream, error: &ConnectError, recorder: Recorder) -> Option<T> {
     tracing::warn!(session = recorder.id(), "{}", error.detail());
     last_words(client, &error.client_line()).await;
-    close(recorder, failed(error));
+    over(recorder, failed(error))
 }
 
-fn close_unsecured(recorder: Recorder, closed: schema::Closed) {
+fn close_unsecured<T>(recorder: Recorder, closed: schema::Closed) -> Option<T> {
     if let Some(detail) = &closed.detail {
         tracing::warn!(session = recorder.id(), "{detail}");
     }
+    over(recorder, closed)
+}
+
+/// Records the end: there is no session, or no longer.
+fn over<T>(recorder: Recorder, closed: schema::Closed) -> Option<T> {
     close(recorder, closed);
+    None
 }
 
 fn failed(error: &ConnectError) -> schema::Closed {
@@ -111,120 +126,116 @@ fn failed(error: &ConnectError) -> schema::Closed {
     schema::Closed { detail: Some(error.detail()), ..ended(by, error.reason()) }
 }
 
-/// A client whose server has been reached.
+/// A client whose server has been reached. The recorder is boxed, since it is large, and moved about until the relay runs.
 struct Session<'a> {
     client: Client,
+    upstream: Stream,
+    tap: Tap<Box<Recorder>, Builtin>,
     terms: &'a Terms,
     house: &'a House,
 }
 
-impl Session<'_> {
-    async fn carry(mut self, connected: Connected, mut recorder: Recorder) {
+impl<'a> Session<'a> {
+    fn new(client: Client, connected: Connected, mut recorder: Box<Recorder>, terms: &'a Terms, house: &'a House) -> Self {
         if let Some(tls) = connected.tls {
             recorder.tls(tls);
         }
-        let filter = Builtin::new(self.settings());
-        let mut tap = Tap::new(recorder, filter, self.house.limits.outstanding, self.house.pool.clone());
+        let filter = Builtin::new(settings(&client, terms));
+        let mut tap = Tap::new(recorder, filter, house.limits.outstanding, house.pool.clone());
         tap.preload(&connected.received);
-        let mut upstream = connected.stream;
-        let mut outcome = self.relay(&mut upstream, &mut tap).await;
-        if matches!(outcome, Some(Outcome::StartTls)) {
-            match Box::pin(self.start_tls(upstream, &mut tap)).await {
-                Ok((session, stream)) => (self, upstream) = (session, stream),
-                Err(closed) => return finish(tap, closed),
-            }
-            outcome = self.relay(&mut upstream, &mut tap).await;
-        }
-        // The server's side ends first: nothing of the client's may reach it any more.
-        drop(upstream);
-        Box::pin(self.end(outcome, tap)).await;
+        Self { client, upstream: connected.stream, tap, terms, house }
     }
 
-    async fn relay(&mut self, upstream: &mut Stream, tap: &mut Tap<Recorder, Builtin>) -> Option<Outcome> {
-        let half_close = self.half_close();
+    async fn relay(&mut self) -> Option<Outcome> {
+        let half_close = if self.terms.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies };
         tokio::select! {
-            outcome = relay(&mut self.client.stream, upstream, tap, &self.house.timeouts, half_close) => Some(outcome),
+            outcome = relay(&mut self.client.stream, &mut self.upstream, &mut self.tap, &self.house.timeouts, half_close) => Some(outcome),
             () = self.house.stop.close.cancelled() => None,
         }
     }
 
-    /// The client was told to begin. Its plain stream is consumed; what was known of the session is forgotten.
+    /// The client was told to begin. Its plain stream is consumed; what was known of the session is forgotten. `None` where the
+    /// session has ended.
     ///
     /// Where the server is told of the client's hop, it is connected to anew: the first connection was said to be plain.
-    async fn start_tls(mut self, upstream: Stream, tap: &mut Tap<Recorder, Builtin>) -> Result<(Self, Stream), schema::Closed> {
-        let Some(acceptor) = &self.terms.acceptor else { return Err(ended("poptap", "client-tls")) };
-        let (stream, tls) = secure(self.client.stream, acceptor, Mode::Stls, self.house, tap.observer()).await?;
-        self.client = Client { stream, tls: Some(tls), ..self.client };
-        if self.terms.upstream.proxy_protocol == ProxyProtocol::Off {
-            tap.secured(Builtin::new(self.settings()));
-            return Ok((self, upstream));
+    async fn start_tls(self) -> Option<Self> {
+        let Self { client, mut upstream, mut tap, terms, house } = self;
+        let Some(acceptor) = &terms.acceptor else { return finish(tap, ended("poptap", "client-tls")) };
+        let client = match secure(client.stream, acceptor, Mode::Stls, house, tap.observer()).await {
+            Ok((stream, tls)) => Client { stream, tls: Some(Box::new(tls)), ..client },
+            Err(closed) => return finish(tap, closed),
+        };
+        let settings = settings(&client, terms);
+        if terms.upstream.proxy_protocol == ProxyProtocol::Off {
+            tap.secured(Builtin::new(settings));
+            return Some(Self { client, upstream, tap, terms, house });
         }
         drop(upstream);
         let connected = tokio::select! {
-            connected = connect(&self.client, self.terms) => connected,
-            () = self.house.stop.close.cancelled() => return Err(cut_short(self.house)),
+            connected = connect(&client, terms) => connected,
+            () = house.stop.close.cancelled() => return finish(tap, cut_short(house)),
         };
         match connected {
             Ok(connected) => {
                 if let Some(tls) = connected.tls {
                     tap.observer().tls(tls);
                 }
-                tap.secured_anew(Builtin::new(Settings { drop_greeting: true, ..self.settings() }));
+                tap.secured_anew(Builtin::new(Settings { drop_greeting: true, ..settings }));
                 tap.preload(&connected.received);
-                Ok((self, connected.stream))
+                upstream = connected.stream;
+                Some(Self { client, upstream, tap, terms, house })
             }
             Err(error) => {
-                last_words(self.client.stream, &error.client_line()).await;
-                Err(failed(&error))
+                last_words(client.stream, &error.client_line()).await;
+                finish(tap, failed(&error))
             }
         }
     }
 
-    async fn end(self, outcome: Option<Outcome>, tap: Tap<Recorder, Builtin>) {
-        let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, self.terms));
+    async fn end(self, outcome: Option<Outcome>) {
+        let Self { client, upstream, tap, terms, house } = self;
+        // The server's side ends first: nothing of the client's may reach it any more.
+        drop(upstream);
+        let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, terms));
         let closed = match (&ungreeted, &outcome) {
             (Some(error), _) => failed(error),
             (None, Some(outcome)) => describe(outcome, tap.has_quit()),
-            (None, None) => cut_short(self.house),
+            (None, None) => cut_short(house),
         };
-        let own = outcome.as_ref().and_then(|outcome| last_line(outcome, self.terms)).unwrap_or_default();
+        let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
         let line = ungreeted.as_ref().map_or_else(|| own.to_owned(), ConnectError::client_line);
         if outcome.as_ref().is_some_and(is_client_there) {
             if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
-                cut_off(self.client.stream).await;
+                cut_off(client.stream).await;
             } else {
-                last_words(self.client.stream, &line).await;
+                last_words(client.stream, &line).await;
             }
         }
-        finish(tap, closed);
+        let _ended: Option<()> = finish(tap, closed);
     }
+}
 
-    fn settings(&self) -> Settings {
-        let (upstream, tls) = (&self.terms.upstream, self.client.tls.is_some());
-        let client = match self.terms.tls {
-            _ if tls => ClientHop::Tls,
-            TlsMode::Stls => ClientHop::Stls { required: self.terms.demand == TlsDemand::Required },
-            TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
-        };
-        // Its answer to the first connection's timestamp would not fit the second one's.
-        let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
-        Settings {
-            client,
-            upstream_tls: upstream.tls != TlsMode::Plain,
-            refuse_stls: self.terms.stls == StlsPolicy::Refuse,
-            pass_xclient: upstream.xclient == XclientPolicy::Pass,
-            strip_apop: upstream.tls == TlsMode::Stls && upstream.apop == ApopPolicy::Strip || will_reconnect,
-            drop_greeting: false,
-        }
-    }
-
-    fn half_close(&self) -> HalfClose {
-        if self.terms.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies }
+fn settings(client: &Client, terms: &Terms) -> Settings {
+    let (upstream, tls) = (&terms.upstream, client.tls.is_some());
+    let client = match terms.tls {
+        _ if tls => ClientHop::Tls,
+        TlsMode::Stls => ClientHop::Stls { required: terms.demand == TlsDemand::Required },
+        TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
+    };
+    // Its answer to the first connection's timestamp would not fit the second one's.
+    let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
+    Settings {
+        client,
+        upstream_tls: upstream.tls != TlsMode::Plain,
+        refuse_stls: terms.stls == StlsPolicy::Refuse,
+        pass_xclient: upstream.xclient == XclientPolicy::Pass,
+        strip_apop: upstream.tls == TlsMode::Stls && upstream.apop == ApopPolicy::Strip || will_reconnect,
+        drop_greeting: false,
     }
 }
 
 /// Writes the end into the transcript and into the log.
-fn finish(mut tap: Tap<Recorder, Builtin>, mut closed: schema::Closed) {
+fn finish<T>(mut tap: Tap<Box<Recorder>, Builtin>, mut closed: schema::Closed) -> Option<T> {
     if closed.reason != "quit"
         && let Some(detail) = &closed.detail
     {
@@ -232,10 +243,20 @@ fn finish(mut tap: Tap<Recorder, Builtin>, mut closed: schema::Closed) {
     }
     (closed.client_octets, closed.client_undelivered) = tap.totals(Peer::Client);
     (closed.upstream_octets, closed.upstream_undelivered) = tap.totals(Peer::Upstream);
-    close(tap.into_observer(), closed);
+    over(*tap.into_observer(), closed)
 }
 
-impl Recording for Recorder {
+impl Observer for Box<Recorder> {
+    fn ready(&self) -> bool {
+        (**self).ready()
+    }
+
+    fn on(&mut self, event: &Event<'_>) {
+        (**self).on(event);
+    }
+}
+
+impl Recording for Box<Recorder> {
     fn turn(&mut self) {
         Recorder::turn(self);
     }

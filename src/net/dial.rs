@@ -64,7 +64,24 @@ pub async fn dial<N: Network>(network: &N, host: &str, port: u16, limit: Duratio
     if addresses.is_empty() {
         return Err(DialError::NotFound);
     }
+    if let [address] = addresses[..] {
+        return alone(network, address, deadline, limit).await;
+    }
     Race::new(network, addresses).run(deadline, limit).await
+}
+
+/// One address has nobody to race with, so it needs no task.
+async fn alone<N: Network>(
+    network: &N,
+    address: SocketAddr,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<(N::Socket, SocketAddr), DialError> {
+    match timeout_at(deadline, network.connect(address)).await {
+        Ok(Ok(socket)) => Ok((socket, address)),
+        Ok(Err(error)) => Err(DialError::Failed { attempts: vec![Attempt::failed(address, &error)] }),
+        Err(_) => Err(DialError::TimedOut { limit, attempts: vec![Attempt::unanswered(address, "timed out")] }),
+    }
 }
 
 /// Whether `addr` is one of this host's own addresses, loopback included.
@@ -385,6 +402,17 @@ mod tests {
         let network = Fake::new(vec![("[2001:db8::1]:110", Some((0, Ok(()))))]);
         let (_, address) = dial(&network, "2001:db8::1", 110, LIMIT).await.unwrap();
         assert_eq!(address.to_string(), "[2001:db8::1]:110");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_fails_in_the_same_words() {
+        let network = Fake::new(vec![("192.0.2.1:110", Some((1, refused())))]);
+        let error = dial(&network, "192.0.2.1", 110, LIMIT).await.unwrap_err();
+        assert_eq!(error.to_string(), "192.0.2.1:110: connection refused");
+        let network = Fake::new(vec![("192.0.2.1:110", None)]);
+        let error = dial_name(&network).await.unwrap_err();
+        assert_eq!(error.to_string(), "no answer within 10s: 192.0.2.1:110: timed out");
+        assert_eq!(network.start.unwrap().elapsed(), LIMIT);
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! One direction's bounded buffer.
 
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
+
+use super::pool::{Buffer, Pool};
 
 /// Octets of one direction: received, then released, then sent to the other peer.
 ///
@@ -35,11 +33,6 @@ struct Interlude {
     text: Arc<[u8]>,
     sent: usize,
 }
-
-/// Octets of a buffer from the pool.
-pub const LARGE: usize = 64 * 1024;
-/// Octets of a buffer when the pool is exhausted.
-pub const SMALL: usize = 4 * 1024;
 
 impl Flow {
     /// An empty flow without a buffer.
@@ -262,78 +255,9 @@ impl fmt::Debug for Flow {
     }
 }
 
-/// The buffers of all sessions: at most a fixed number of [`LARGE`] ones; when all are in use, flows go on with [`SMALL`] ones.
-///
-/// A flow holds a buffer only while there are octets in it, so an idle session costs none. Buffers are kept here and not
-/// freed, since an allocator that gets them back keeps them too, and spread over the sessions.
-#[derive(Debug)]
-pub struct Pool {
-    shelf: Mutex<Shelf>,
-}
-
-#[derive(Debug)]
-struct Shelf {
-    free: Vec<Box<[u8]>>,
-    unmade: usize,
-}
-
-impl Pool {
-    /// A pool of at most `count` large buffers, made when they are first needed.
-    #[must_use]
-    pub fn new(count: usize) -> Self {
-        Self { shelf: Mutex::new(Shelf { free: Vec::new(), unmade: count }) }
-    }
-
-    fn take(self: &Arc<Self>) -> Buffer {
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(octets) = shelf.free.pop() {
-            return Buffer { octets, home: Some(Arc::clone(self)) };
-        }
-        let large = shelf.unmade > 0;
-        shelf.unmade -= usize::from(large);
-        drop(shelf);
-        let octets = vec![0; if large { LARGE } else { SMALL }].into_boxed_slice();
-        Buffer { octets, home: large.then(|| Arc::clone(self)) }
-    }
-
-    fn give(&self, octets: Box<[u8]>) {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).free.push(octets);
-    }
-}
-
-/// Room for octets, or none. It goes home to its pool when it is dropped, however its session ended.
-#[derive(Default)]
-struct Buffer {
-    octets: Box<[u8]>,
-    /// A small one has none.
-    home: Option<Arc<Pool>>,
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.octets
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.octets
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Some(pool) = self.home.take() {
-            pool.give(std::mem::take(&mut self.octets));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::LARGE, *};
 
     fn filled(text: &[u8]) -> (Flow, Arc<Pool>) {
         let (mut flow, pool) = (Flow::new(), Arc::new(Pool::new(1)));
@@ -388,26 +312,5 @@ mod tests {
         assert!(flow.wants_read() && !flow.is_full());
         assert_eq!(flow.space(&pool).len(), 10);
         assert_eq!(flow.unlabelled().len(), LARGE - 10);
-    }
-
-    #[test]
-    fn an_exhausted_pool_gives_small_buffers_and_an_empty_flow_gives_its_own_back() {
-        let pool = Arc::new(Pool::new(1));
-        let (mut first, mut second) = (Flow::new(), Flow::new());
-        assert_eq!(first.space(&pool).len(), LARGE);
-        assert_eq!(second.space(&pool).len(), SMALL);
-        first.rest();
-        second.rest();
-        assert_eq!(second.space(&pool).len(), LARGE);
-    }
-
-    #[test]
-    fn a_flow_that_is_dropped_gives_its_buffer_back() {
-        let pool = Arc::new(Pool::new(1));
-        for _ in 0..3 {
-            let mut flow = Flow::new();
-            assert_eq!(flow.space(&pool).len(), LARGE);
-            flow.filled(1);
-        }
     }
 }

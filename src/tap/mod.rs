@@ -8,11 +8,13 @@ mod cut;
 mod filter;
 mod flow;
 mod observe;
+mod pool;
 mod upstream;
 
 pub use filter::{Addition, Context, Edit, Filter, Hold, Replying, Untouched, Verdict};
-pub use flow::{Flow, LARGE, Pool, SMALL};
+pub use flow::Flow;
 pub use observe::{Action, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
+pub use pool::{LARGE, Pool, SMALL};
 
 use std::sync::Arc;
 

@@ -2,8 +2,10 @@
 
 use std::{
     env,
-    io::{self, Write as _},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use tracing::Subscriber;
@@ -140,19 +142,49 @@ fn filter_for(verbosity: i8) -> &'static str {
     }
 }
 
+/// Lines that may wait to be written. Room for each is taken at the start, 32 octets a line: the crate's own limit of 128,000
+/// would be 4 MiB.
+const WAITING_LINES: usize = 8192;
+
 /// The destination, behind a thread of its own.
 ///
 /// Lossy on purpose: a log that cannot be written (a full disk, a terminal on hold, a journal that is down) must not stop
 /// anybody's mail, and nothing of a session depends on it, as the record of what passed is the transcript. What was lost
 /// is counted and told at the end.
 fn open(log: &Log) -> Result<(NonBlocking, Guard), StartError> {
-    let builder = NonBlockingBuilder::default().lossy(true).thread_name("poptap-log");
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).thread_name("poptap-log");
     let (writer, worker) = match &log.file {
-        Some(path) => builder.finish(rolling_file(path, log.rotation)?),
-        None => builder.finish(io::stderr()),
+        Some(path) => builder.finish(Batches::new(rolling_file(path, log.rotation)?)),
+        None => builder.finish(Batches::new(io::stderr())),
     };
     let guard = Guard { worker: Some(worker), lost: writer.error_counter() };
     Ok((writer, guard))
+}
+
+/// Lines are written at most a hundred times a second, the first of them at once. To wake the log's thread for each line would
+/// cost a busy proxy more than the line.
+struct Batches<W: Write>(BufWriter<W>);
+
+/// How long lines may be collected.
+const BATCH: Duration = Duration::from_millis(10);
+
+impl<W: Write> Batches<W> {
+    fn new(writer: W) -> Self {
+        Self(BufWriter::new(writer))
+    }
+}
+
+impl<W: Write> Write for Batches<W> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.write(octets)
+    }
+
+    /// Called by the log's thread when no line waits any more.
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.0.flush();
+        thread::sleep(BATCH);
+        flushed
+    }
 }
 
 fn rolling_file(path: &Path, rotation: LogRotation) -> Result<RollingFileAppender, StartError> {
