@@ -1,6 +1,8 @@
 //! The body of a multi-line reply (RFC 1939 §3): dot-stuffed lines up to `.` alone on one.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// Finds the terminator of a body that arrives in pieces of any size, and what of it is content.
 ///
@@ -81,7 +83,7 @@ impl Body {
 
     /// All up to the next line that begins with a dot; that dot is consumed with it.
     fn content<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
-        if let Some(at) = memmem::find(input, b"\n.") {
+        if let Some(at) = DOT_AT_LINE_START.find(input) {
             self.state = State::Dot;
             return Step { consumed: at + 2, content: &input[..=at], end: false };
         }
@@ -89,6 +91,9 @@ impl Body {
         Step { consumed: input.len(), content: input, end: false }
     }
 }
+
+/// Built once: to build it takes as long as to search a kilobyte.
+static DOT_AT_LINE_START: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n."));
 
 const END: Step<'static> = Step { consumed: 1, content: b"", end: true };
 

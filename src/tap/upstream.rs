@@ -160,7 +160,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn piece_of_body(&mut self) -> bool {
-        let Some((count, _)) = self.step(self.upstream.unlabelled().len()) else { return false };
+        let Some((count, _)) = self.step(self.upstream.unlabelled().len().min(PIECE)) else { return false };
         self.upstream.release(count);
         true
     }
@@ -231,6 +231,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         true
     }
 }
+
+/// Octets of a body that are looked at in one step: what has just been searched for dots is still near the processor when an
+/// observer counts and digests it.
+const PIECE: usize = 16 * 1024;
 
 /// Tells tracker and observer of a complete line at which a status line is expected.
 fn label(tracker: &mut Tracker, observer: &mut impl Observer, line: Line<'_>) -> Labelled {
