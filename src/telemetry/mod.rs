@@ -144,7 +144,7 @@ fn filter_for(verbosity: i8) -> &'static str {
 
 /// Lines that may wait to be written. Room for each is taken at the start, 32 octets a line: the crate's own limit of 128,000
 /// would be 4 MiB.
-const WAITING_LINES: usize = 8192;
+const WAITING_LINES: usize = 4096;
 
 /// The destination, behind a thread of its own.
 ///
@@ -261,6 +261,34 @@ mod tests {
             let written = fs::read_to_string(&path).unwrap();
             assert!(written.contains(expected) && !written.contains("unheard"), "{written}");
         }
+    }
+
+    /// Each write, by itself.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl Write for Writes {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.push(octets.to_vec());
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_wait_together_are_written_together() {
+        let mut batches = Batches::new(Writes::default());
+        for line in ["one\n", "two\n"] {
+            batches.write_all(line.as_bytes()).unwrap();
+        }
+        assert!(batches.0.get_ref().0.is_empty());
+        batches.flush().unwrap();
+        batches.write_all(b"three\n").unwrap();
+        batches.flush().unwrap();
+        assert_eq!(batches.0.get_ref().0, [b"one\ntwo\n".to_vec(), b"three\n".to_vec()]);
     }
 
     #[test]

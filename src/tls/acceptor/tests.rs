@@ -532,9 +532,13 @@ async fn sessions_are_resumed_until_the_acceptor_is_replaced() {
     let house = House::new();
     let acceptor = house.acceptor();
     let client = Arc::new(house.client(&[&TLS13]));
-    for (acceptor, expected) in
-        [(acceptor.clone(), HandshakeKind::Full), (acceptor, HandshakeKind::Resumed), (house.acceptor(), HandshakeKind::Full)]
-    {
+    // The second is resumed with the ticket of the first, and the third with that of the second: there are no others.
+    for (acceptor, expected) in [
+        (acceptor.clone(), HandshakeKind::Full),
+        (acceptor.clone(), HandshakeKind::Resumed),
+        (acceptor, HandshakeKind::Resumed),
+        (house.acceptor(), HandshakeKind::Full),
+    ] {
         let (near, server) = meet(&acceptor, client.clone(), "pop.example.net").await;
         let (mut near, mut server) = (near.unwrap(), server.unwrap());
         assert_eq!(server.get_ref().1.handshake_kind(), Some(expected));

@@ -212,12 +212,13 @@ fn a_handshake_that_trickles_is_ended() {
 fn a_client_that_refuses_the_certificate_is_quoted() {
     for way in BOTH {
         let server = Server::once(converse);
-        let front = Front::of(&server);
+        let mut front = Front::of(&server);
         let stranger = Papers::new();
         let client = front.ready(way);
         let error = Secure::over(client.0, &stranger.trust).err().expect("not trusted");
         assert!(error.to_string().contains("invalid peer certificate"), "{error}");
         assert_untouched(&server, way);
+        front.poptap.log_line("session closed");
         let left = front.stop();
         assert_eq!((&left.session()["reason"], &left.session()["closed_by"]), (&"client-tls".into(), &"client".into()));
     }

@@ -100,11 +100,12 @@ fn a_stop_does_not_wait_for_handshakes_beyond_its_limit() {
 fn who_is_turned_away_for_want_of_room_hears_it_where_there_is_plain_text() {
     for way in BOTH {
         let server = Server::times(2, converse);
-        let front = Papers::new().front(&server, "pop3", "[limits]\nconnections = 1\n");
+        let mut front = Papers::new().front(&server, "pop3", "[limits]\nconnections = 1\n");
         let mut first = front.secure(way);
         let refused = front.connect(way).rest();
         let expected = if way == Way::Implicit { "" } else { "-ERR [SYS/TEMP] too many connections, try again later\r\n" };
         assert_eq!(refused, expected);
+        front.poptap.log_line("session closed");
         assert_eq!(first.ask("QUIT"), "+OK\r\n");
         assert_eq!(first.rest(), (String::new(), End::Goodbye));
         server.heard();
