@@ -32,8 +32,9 @@ use crate::{
     tls::{Acceptor, AcceptorError, Expiry, KeyLog, KeyLogError},
 };
 
-/// Large relay buffers over all sessions: 8 MiB. Sessions beyond that go on with small ones.
-const LARGE_BUFFERS: usize = 128;
+/// Large relay buffers over all sessions: 16 MiB, of which what is not written to takes no memory. Sessions beyond that go on
+/// with small ones.
+const LARGE_BUFFERS: usize = 64;
 /// How often buffers that nobody needed since the last time are given back to the system.
 const TRIM: Duration = Duration::from_secs(2);
 /// Refusals that are being said at one time; beyond that, connections are closed without a word.

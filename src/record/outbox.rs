@@ -27,8 +27,9 @@ use crate::{config::OnFull, pop3::Peer, tap::Ordinal};
 const PAGE: usize = 16 * 1024;
 /// Octets of a line with a command or a reply, as a rule.
 const TYPICAL: usize = 256;
-/// Octets of a message's content at which a session hands them over though it does not rest. No piece is longer.
-const CHUNK: usize = crate::tap::LARGE;
+/// Octets of a message's content at which a session hands them over though it does not rest. Only a piece that is longer itself
+/// makes more of them.
+const CHUNK: usize = super::queue::CONTENT;
 
 /// One session's. At most a [`PAGE`] and one record, and a [`CHUNK`] of content, are in it, and nothing while the session
 /// rests.
@@ -260,7 +261,7 @@ impl Outbox {
         if recording {
             if self.content.0 != n || self.content.1.len() + piece.len() > CHUNK {
                 self.hand_over_content();
-                self.content = (n, Vec::with_capacity(CHUNK.max(piece.len())));
+                self.content = (n, self.shared.buffer());
             }
             self.content.1.extend_from_slice(piece);
         }
@@ -281,8 +282,10 @@ impl Outbox {
     fn hand_over_content(&mut self) {
         if !self.content.1.is_empty() {
             let (n, mut octets) = std::mem::take(&mut self.content);
+            // What waits for the writer takes no more memory than was counted.
             if octets.len() <= CHUNK / 2 {
-                octets.shrink_to_fit();
+                let short = octets.to_vec();
+                self.shared.give_back(std::mem::replace(&mut octets, short));
             }
             self.shared.send(Message::Kept { session: Arc::clone(&self.id), n, octets });
         }

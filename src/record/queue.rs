@@ -1,7 +1,7 @@
 //! The way from the sessions to the writer: a queue with one budget of octets over all of them.
 //!
 //! Nobody blocks here. A session asks whether there is room *before* it labels one thing more, so what is queued stays below
-//! `limit` plus what the sessions that run at this moment hand over at once (16 KiB of lines and 64 KiB of content each), plus
+//! `limit` plus what the sessions that run at this moment hand over at once (16 KiB of lines and 256 KiB of content each), plus
 //! the few small records that get a place all the same (`opened`, `closed`, `gap`, the summary). These find one up to twice `limit` and a [`RESERVE`], which
 //! are used up only when the disk hangs while sessions come and go; then they are dropped and counted.
 
@@ -19,11 +19,20 @@ use std::{
 use super::schema::{Body, Record};
 use crate::tap::Ordinal;
 
-/// The writer wakes when this many octets wait for it …
-const BATCH: u64 = 64 * 1024;
+/// The writer wakes when this many octets wait for it, or a quarter of the limit …
+const BATCH: u64 = 256 * 1024;
 
 /// … or when the first of them has waited this long.
 const LINGER: Duration = Duration::from_millis(20);
+
+/// Octets of content in one piece.
+pub(super) const CONTENT: usize = 256 * 1024;
+
+/// Buffers of content that were written and may be filled again, at most …
+const SPARE: usize = 8;
+
+/// … and for how long nobody may need them before they are given up.
+const SPARED: Duration = Duration::from_secs(1);
 
 /// Lines are joined up to this many octets.
 const JOINED: usize = 64 * 1024;
@@ -74,6 +83,7 @@ fn text_of(body: &Body) -> usize {
 /// The queue.
 pub(super) struct Queue {
     limit: u64,
+    batch: u64,
     used: AtomicU64,
     inner: Mutex<Inner>,
     wake: Condvar,
@@ -91,6 +101,9 @@ struct Inner {
     /// When the writer last moved on, or was last given something after it had nothing.
     progress: Option<Instant>,
     wakers: HashMap<Arc<str>, Waker>,
+    /// Empty, of [`CONTENT`] octets each: memory that comes new from the system for each piece of content is cleared and mapped
+    /// each time.
+    spare: Vec<Vec<u8>>,
     closed: bool,
 }
 
@@ -122,7 +135,8 @@ pub(super) enum Taken {
 
 impl Queue {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0), inner: Mutex::default(), wake: Condvar::new() }
+        let batch = BATCH.min(limit / 4);
+        Self { limit, batch, used: AtomicU64::new(0), inner: Mutex::default(), wake: Condvar::new() }
     }
 
     /// Whether one event more may be made beside so many octets that are on their way here.
@@ -156,7 +170,7 @@ impl Queue {
         let before = inner.octets;
         inner.octets += weight;
         inner.since.get_or_insert_with(Instant::now);
-        if before == 0 || (before < BATCH && inner.octets >= BATCH) {
+        if before == 0 || (before < self.batch && inner.octets >= self.batch) {
             self.wake.notify_one();
         }
     }
@@ -175,9 +189,13 @@ impl Queue {
     pub(super) fn take(&self, patience: Duration) -> Taken {
         let inner = self.lock();
         let idle = |inner: &mut Inner| inner.messages.is_empty() && !inner.closed;
-        let (inner, _) = self.wake.wait_timeout_while(inner, patience, idle).unwrap_or_else(PoisonError::into_inner);
+        let patience = if inner.spare.is_empty() { patience } else { patience.min(SPARED) };
+        let (mut inner, waited) = self.wake.wait_timeout_while(inner, patience, idle).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            inner.spare = Vec::new();
+        }
         let linger = inner.since.map_or(Duration::ZERO, |since| LINGER.saturating_sub(since.elapsed()));
-        let filling = |inner: &mut Inner| !inner.messages.is_empty() && inner.octets < BATCH && !inner.closed;
+        let filling = |inner: &mut Inner| !inner.messages.is_empty() && inner.octets < self.batch && !inner.closed;
         let (mut inner, _) = self.wake.wait_timeout_while(inner, linger, filling).unwrap_or_else(PoisonError::into_inner);
         inner.octets = 0;
         inner.since = None;
@@ -200,6 +218,21 @@ impl Queue {
         let wakers = std::mem::take(&mut inner.wakers);
         drop(inner);
         wakers.into_values().for_each(Waker::wake);
+    }
+
+    /// An empty buffer for [`CONTENT`] octets of content.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let known = self.lock().spare.pop();
+        known.unwrap_or_else(|| Vec::with_capacity(CONTENT))
+    }
+
+    /// A buffer of content is needed no more, and may be filled again.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut inner = self.lock();
+        if buffer.capacity() >= CONTENT && inner.spare.len() < SPARE {
+            buffer.clear();
+            inner.spare.push(buffer);
+        }
     }
 
     /// Nothing more will be sent; what waits is still taken.
@@ -268,6 +301,22 @@ mod tests {
         }
         let Taken::Batch(batch) = queue.take(Duration::ZERO) else { panic!("no batch") };
         assert_eq!(batch.iter().map(Message::weight).sum::<u64>(), RESERVE + 8192);
+    }
+
+    #[test]
+    fn buffers_are_filled_again_until_nobody_needs_them() {
+        let queue = Queue::new(1 << 20);
+        let buffer = queue.buffer();
+        let place = buffer.as_ptr();
+        queue.give_back(Vec::with_capacity(10));
+        queue.give_back(buffer);
+        let mut again = queue.buffer();
+        assert_eq!((again.as_ptr(), again.len()), (place, 0), "the large one");
+        again.extend_from_slice(b"content");
+        queue.give_back(again);
+        assert!(queue.lock().spare.iter().all(Vec::is_empty) && queue.lock().spare.len() == 1);
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
+        assert!(queue.lock().spare.is_empty());
     }
 
     #[test]

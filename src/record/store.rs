@@ -250,6 +250,18 @@ impl Shared {
         }
     }
 
+    /// An empty buffer for a piece of content.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.queue.as_ref().map(|queue| queue.buffer()).unwrap_or_default()
+    }
+
+    /// A buffer is needed no more.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        if let Some(queue) = &self.queue {
+            queue.give_back(buffer);
+        }
+    }
+
     pub(super) fn wait(&self, session: &Arc<str>, waker: &std::task::Waker) {
         if let Some(queue) = &self.queue {
             queue.wait(session, waker);

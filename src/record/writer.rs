@@ -173,7 +173,9 @@ impl Writer {
         for message in messages {
             octets += message.weight();
             records += message.records();
-            self.take(message);
+            if let Some(buffer) = self.take(message) {
+                queue.give_back(buffer);
+            }
             if octets >= RELEASE {
                 queue.release(std::mem::take(&mut octets), std::mem::take(&mut records));
             }
@@ -182,13 +184,17 @@ impl Writer {
         queue.release(octets, records);
     }
 
-    /// Takes one message.
-    pub(super) fn take(&mut self, message: Message) {
+    /// Takes one message; returns the buffer of content, which is needed no more.
+    pub(super) fn take(&mut self, message: Message) -> Option<Vec<u8>> {
         match message {
             Message::Lines { octets, .. } => self.lines(&octets),
             Message::Record(record) => self.record(record),
-            Message::Kept { session, n, octets } => self.keep(&session, n, &octets),
+            Message::Kept { session, n, octets } => {
+                self.keep(&session, n, &octets);
+                return Some(octets);
+            }
         }
+        None
     }
 
     /// Writes what is buffered, unless that failed a moment ago.
