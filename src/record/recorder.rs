@@ -36,7 +36,8 @@ pub struct Recorder {
     redactor: Redactor,
     tally: Tally,
     awaited: Awaited,
-    body: Option<content::Body>,
+    /// Boxed, since it is large and rarely there.
+    body: Option<Box<content::Body>>,
     client_data: Option<(Ordinal, u64)>,
     decided: Decided,
     stage: Stage,
@@ -189,7 +190,7 @@ impl Recorder {
         let shown = self.redactor.server_line(status, line);
         let multi_line = shape == Shape::MultiLine;
         if multi_line {
-            self.body = Some(content::Body::new(n, keyword, self.outbox.shared().wanted()));
+            self.body = Some(Box::new(content::Body::new(n, keyword, self.outbox.shared().wanted())));
             self.message_begins(n, keyword);
         }
         self.tally.reply(n, keyword, status, stage);

@@ -1,6 +1,6 @@
 //! What of a line may be written. Decided by the kind of the event, never by how a line looks.
 
-use std::{borrow::Cow, collections::VecDeque};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use aws_lc_rs::hmac;
 
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 64;
 /// Redacts the lines of one session.
 pub(super) struct Redactor {
     /// With a key, user names are written as keyed digests.
-    user_key: Option<hmac::Key>,
+    user_key: Option<Arc<hmac::Key>>,
     /// Nothing is withheld.
     reveal: bool,
     secrets: Secrets,
@@ -70,7 +70,7 @@ impl Written<'_> {
 }
 
 impl Redactor {
-    pub(super) fn new(user_key: Option<hmac::Key>, reveal: bool) -> Self {
+    pub(super) fn new(user_key: Option<Arc<hmac::Key>>, reveal: bool) -> Self {
         let user_key = user_key.filter(|_| !reveal);
         let (exchanges, users) = (VecDeque::new(), VecDeque::new());
         Self { user_key, reveal, secrets: Secrets::default(), exchanges, users, stage: Stage::Authorization }
@@ -343,7 +343,7 @@ mod tests {
     }
 
     fn hashed() -> Redactor {
-        Redactor::new(Some(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])), false)
+        Redactor::new(Some(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]))), false)
     }
 
     fn shown<'a>(redactor: &mut Redactor, text: &'a [u8], stage: Stage) -> Shown<'a> {

@@ -75,6 +75,10 @@ impl Secrets {
             held.answered = true;
         }
         self.octets = self.held.iter().map(|held| held.octets).sum();
+        if self.held.is_empty() {
+            // After a login there are none any more.
+            self.held = VecDeque::new();
+        }
     }
 }
 

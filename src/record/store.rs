@@ -131,7 +131,7 @@ impl Store {
         storage: Option<Box<dyn Storage>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let user_key = transcript.filter(|transcript| transcript.user == UserPolicy::Hash).map(user_key).transpose()?;
+        let user_key = transcript.filter(|transcript| transcript.user == UserPolicy::Hash).map(user_key).transpose()?.map(Arc::new);
         let health = Arc::new(Health::default());
         let (finished, done) = watch::channel(false);
         let mut shared = Shared {
@@ -189,7 +189,7 @@ impl Store {
 /// What all recorders share.
 pub(super) struct Shared {
     transcript: Option<Transcript>,
-    pub(super) user_key: Option<hmac::Key>,
+    pub(super) user_key: Option<Arc<hmac::Key>>,
     pub(super) clock: Arc<dyn Clock>,
     queue: Option<Arc<Queue>>,
     health: Arc<Health>,

@@ -180,6 +180,7 @@ impl Tally {
             self.totals.user.clone_from(&attempt.user);
             self.totals.mechanism.clone_from(&attempt.mechanism);
         }
+        self.attempts = VecDeque::new();
     }
 
     fn login_failed(&mut self, n: Ordinal) {
