@@ -5,11 +5,14 @@
 //! ```
 //!
 //! Counts are of octets or of exchanges (a command and its reply); the machine's clock rate turns them into cycles.
-#![allow(missing_docs, clippy::expect_used, reason = "a bench")]
+#![allow(missing_docs, clippy::expect_used, clippy::wildcard_imports, reason = "a bench")]
 
 mod support;
 
-use divan::{Bencher, black_box, counter::{BytesCount, ItemsCount}};
+use divan::{
+    Bencher, black_box,
+    counter::{BytesCount, ItemsCount},
+};
 use poptap::{
     pop3::{Body, Command, Peer},
     record::{Recorder, Store},
@@ -168,7 +171,13 @@ mod encoding {
     }
 
     fn encode(bencher: Bencher<'_, '_>, body: Body) {
-        let record = Record { v: 1, session: "5e4wenz43n1d".to_owned(), time: "2026-11-23T06:30:01.000042Z".to_owned(), at_us: 1_234_567, body };
+        let record = Record {
+            v: 1,
+            session: "5e4wenz43n1d".to_owned(),
+            time: "2026-11-23T06:30:01.000042Z".to_owned(),
+            at_us: 1_234_567,
+            body,
+        };
         let mut octets = Vec::new();
         bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
             octets.clear();
@@ -178,12 +187,33 @@ mod encoding {
 
     #[divan::bench]
     fn command(bencher: Bencher<'_, '_>) {
-        encode(bencher, Body::Command(Command { n: 4711, keyword: "NOOP".to_owned(), line: line("NOOP"), mechanism: None, user: None, forwarded: true }));
+        encode(
+            bencher,
+            Body::Command(Command {
+                n: 4711,
+                keyword: "NOOP".to_owned(),
+                line: line("NOOP"),
+                mechanism: None,
+                user: None,
+                forwarded: true,
+            }),
+        );
     }
 
     #[divan::bench]
     fn reply(bencher: Bencher<'_, '_>) {
         let keyword = "NOOP".to_owned();
-        encode(bencher, Body::Reply(Reply { n: 4711, keyword, status: StatusWord::Ok, line: line("+OK"), latency_us: 81, multi_line: false, local: false }));
+        encode(
+            bencher,
+            Body::Reply(Reply {
+                n: 4711,
+                keyword,
+                status: StatusWord::Ok,
+                line: line("+OK"),
+                latency_us: 81,
+                multi_line: false,
+                local: false,
+            }),
+        );
     }
 }

@@ -120,17 +120,17 @@ def retr(running: Running, where: Site, mib: int) -> Row:
 
 
 def sessions(running: Running, where: Site, _mib: int) -> Row:
-    found, cpu = costed(running, where, ["sessions", "--seconds", "1.5"])
+    found, cpu = costed(running, where, ["sessions", "--seconds", "1"])
     return {"sessions_per_s": found["per_second"], "cpu_us_per_session": cpu / found["sessions"] * 1e6}
 
 
 def ping(running: Running, where: Site, _mib: int) -> Row:
-    found, _ = costed(running, where, ["ping", "--count", "20000", "--seconds", "1.5"])
+    found, _ = costed(running, where, ["ping", "--count", "20000", "--seconds", "1"])
     return {"p50_us": found["p50_us"], "p99_us": found["p99_us"]}
 
 
 def pipeline(running: Running, where: Site, _mib: int) -> Row:
-    found, cpu = costed(running, where, ["pipeline", "--count", "3000000", "--seconds", "1.5"])
+    found, cpu = costed(running, where, ["pipeline", "--count", "3000000", "--seconds", "1"])
     return {"noops_per_s": found["per_second"], "cpu_us_per_noop": cpu / found["count"] * 1e6}
 
 

@@ -284,7 +284,7 @@ impl Outbox {
             let (n, mut octets) = std::mem::take(&mut self.content);
             // What waits for the writer takes no more memory than was counted.
             if octets.len() <= CHUNK / 2 {
-                let short = octets.to_vec();
+                let short = octets.clone();
                 self.shared.give_back(std::mem::replace(&mut octets, short));
             }
             self.shared.send(Message::Kept { session: Arc::clone(&self.id), n, octets });

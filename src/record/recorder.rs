@@ -300,7 +300,11 @@ impl Recorder {
         self.content_missing(body.map_or(0, |body| body.lost()));
         let (name, explanation) = reason.describe();
         let dropped_replies = dropped_replies as u64;
-        self.outbox.emit(&Body::Opaque(schema::Opaque { reason: name.to_owned(), explanation: explanation.to_owned(), dropped_replies }));
+        self.outbox.emit(&Body::Opaque(schema::Opaque {
+            reason: name.to_owned(),
+            explanation: explanation.to_owned(),
+            dropped_replies,
+        }));
     }
 
     /// Of a line that never ended, nobody knows what it would have become: its text is withheld.

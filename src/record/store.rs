@@ -131,7 +131,8 @@ impl Store {
         storage: Option<Box<dyn Storage>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let user_key = transcript.filter(|transcript| transcript.user == UserPolicy::Hash).map(user_key).transpose()?.map(Arc::new);
+        let user_key =
+            transcript.filter(|transcript| transcript.user == UserPolicy::Hash).map(user_key).transpose()?.map(Arc::new);
         let health = Arc::new(Health::default());
         let (finished, done) = watch::channel(false);
         let mut shared = Shared {
@@ -218,11 +219,8 @@ impl Shared {
     /// What is wanted of a body: no digest where no transcript would hold it, and nothing where nobody would be told.
     pub(super) fn wanted(&self) -> Option<Wanted> {
         let events = self.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
-        let measured = events.map(|transcript| Wanted {
-            content: transcript.content,
-            hash: transcript.hash,
-            listings: transcript.listings,
-        });
+        let measured =
+            events.map(|transcript| Wanted { content: transcript.content, hash: transcript.hash, listings: transcript.listings });
         measured.or_else(|| self.live.then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
     }
 
