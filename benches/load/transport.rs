@@ -14,7 +14,10 @@ use anyhow::{Context, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, ServerConfig,
-    crypto::aws_lc_rs::Ticketer,
+    crypto::{
+        CryptoProvider, SupportedKxGroup,
+        aws_lc_rs::{self, Ticketer},
+    },
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
@@ -45,7 +48,8 @@ impl Acceptor {
     /// Its clients can resume their sessions.
     pub(crate) fn tls(cert: &Path, key: &Path) -> Result<Self> {
         let key = rustls_pemfile::private_key(&mut &*read(key)?)?.context("no key in the file")?;
-        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates(cert)?, key)?;
+        let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let mut config = config.with_no_client_auth().with_single_cert(certificates(cert)?, key)?;
         config.ticketer = Ticketer::new()?;
         Ok(Self(Some(TlsAcceptor::from(Arc::new(config)))))
     }
@@ -80,7 +84,8 @@ impl Connector {
         for certificate in certificates(ca)? {
             roots.add(certificate)?;
         }
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let config = config.with_root_certificates(roots).with_no_client_auth();
         let tls = (TlsConnector::from(Arc::new(config)), ServerName::try_from(name.to_owned())?);
         Ok(Self { tls: Some(tls), ..Self::plain(address) })
     }
@@ -107,6 +112,15 @@ impl Connector {
     pub(crate) fn resumed(&self) -> usize {
         self.resumed.load(Ordering::Relaxed)
     }
+}
+
+/// sslsplit knows the second one only.
+const GROUPS: [&dyn SupportedKxGroup; 2] = [aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+
+/// Without the hybrid with ML-KEM, so that every proxy in between has the same work: most of them do not know it, and rustls
+/// takes it where it can.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { kx_groups: GROUPS.to_vec(), ..aws_lc_rs::default_provider() })
 }
 
 /// Writes `ca.pem` and `ca.key`, and for `localhost` and 127.0.0.1 `server.pem`, `server.key` and both in `server-both.pem`.

@@ -46,8 +46,8 @@ fn every_flag_exists() {
         .flat_map(clap::Command::get_arguments)
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
-    // Of cargo, cargo-deny, the test runner, curl and systemctl.
-    let others = ["release", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "now"];
+    // Of cargo, cargo-deny, the test runner, curl, systemctl and benches/compare.
+    let others = ["release", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "now", "install"];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {
