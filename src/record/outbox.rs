@@ -216,6 +216,9 @@ impl Outbox {
         let mut failure = None;
         self.write(|lines, head| failure = encode::record(lines, head, body).err());
         if let Some(error) = failure {
+            // It was counted as a record, and none of it is there.
+            self.records = self.records.saturating_sub(1);
+            self.shared.count_lost(1, 0);
             tracing::error!(%error, session = &*self.id, "cannot encode a record of the transcript");
         }
     }

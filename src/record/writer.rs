@@ -259,7 +259,10 @@ impl Writer {
         for line in lines.split_inclusive(|&octet| octet == b'\n') {
             match serde_json::from_slice(line) {
                 Ok(record) => self.record(Box::new(record)),
-                Err(error) => tracing::error!(%error, "cannot read a record of the transcript that was made here"),
+                Err(error) => {
+                    self.health.count_lost(1, 0);
+                    tracing::error!(%error, "cannot read a record of the transcript that was made here");
+                }
             }
         }
     }
