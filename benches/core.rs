@@ -196,6 +196,7 @@ mod encoding {
                 mechanism: None,
                 user: None,
                 forwarded: true,
+                own: false,
             }),
         );
     }

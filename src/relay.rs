@@ -58,6 +58,8 @@ pub enum Outcome {
     StartTls,
     /// A time limit expired.
     TimedOut(Limit),
+    /// The client has got the last that it gets: a rule or a limit has ended the session.
+    Dismissed,
     /// A peer did what is not safe to pass on.
     Violation(Violation),
     /// The record is full.
@@ -188,6 +190,9 @@ where
         }
         if self.is_handing_over() {
             return Poll::Ready(Outcome::StartTls);
+        }
+        if self.tap.is_dismissed() && self.client.writing != Writing::Unflushed {
+            return Poll::Ready(Outcome::Dismissed);
         }
         if let Some(Err(RecordFull)) = self.wait_for_record(context) {
             return Poll::Ready(Outcome::RecordFull);
@@ -330,6 +335,12 @@ where
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
+            Due::DelayOver => {
+                self.timer.delayed = None;
+                self.tap.delay_is_over();
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
     }
 }
@@ -412,6 +423,8 @@ struct Timer<'a> {
     last_client: Instant,
     last_upstream: Instant,
     last_write: Instant,
+    /// When a reply that is held back may go on.
+    delayed: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
     armed: Instant,
 }
@@ -419,6 +432,7 @@ struct Timer<'a> {
 enum Due {
     Limit(Limit),
     Replies,
+    DelayOver,
 }
 
 impl<'a> Timer<'a> {
@@ -426,7 +440,9 @@ impl<'a> Timer<'a> {
         let now = Instant::now();
         let armed = after(now, timeouts.greeting);
         let sleep = Box::pin(tokio::time::sleep_until(armed));
-        Self { timeouts, now, started: now, greeted: None, last_client: now, last_upstream: now, last_write: now, sleep, armed }
+        let (last_client, last_upstream, last_write) = (now, now, now);
+        let (greeted, delayed) = (None, None);
+        Self { timeouts, now, started: now, greeted, last_client, last_upstream, last_write, delayed, sleep, armed }
     }
 
     fn wake(&mut self) {
@@ -465,6 +481,12 @@ impl<'a> Timer<'a> {
         let silent = tap.is_at_cap() && !tap.is_opaque();
         if silent && replies < next.0 {
             next = (replies, Due::Replies);
+        }
+        if let Some(delay) = tap.delay() {
+            let over = *self.delayed.get_or_insert_with(|| after(self.now, Duration::from_millis(delay)));
+            if over < next.0 {
+                next = (over, Due::DelayOver);
+            }
         }
         next
     }

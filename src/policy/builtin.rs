@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::mechanisms::Mechanisms;
 use crate::{
-    pop3::{Capability, Command, Keyword, Peer, Stage, apop_timestamp},
-    tap::{Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Verdict, Violation, ViolationKind},
+    pop3::{Capability, Command, Keyword, Peer, Stage, Wants, apop_timestamp},
+    tap::{Action, Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Rule, Verdict, Violation, ViolationKind},
 };
 
 /// What the built-in handling does in one session, or in the part of it before or after the client's STLS.
@@ -72,6 +72,12 @@ impl Builtin {
         Self { settings, xclient_believed: true, login_begun: false, stls_listed: false, mechanisms }
     }
 
+    /// What is wrong with a client that speaks something else than POP3.
+    pub(super) fn turns_away(&self, command: &Command<'_>, context: Context) -> Option<Violation> {
+        let kind = context.first.then(|| foreign(command)).flatten()?;
+        Some(Violation { fault: Peer::Client, kind })
+    }
+
     /// Whether the client may start TLS with us now.
     fn offers_stls(&self, stage: Stage) -> bool {
         matches!(self.settings.client, ClientHop::Stls { .. }) && !self.login_begun && stage == Stage::Authorization
@@ -124,14 +130,14 @@ impl Builtin {
         if command.has_argument() || is_irregular(command) {
             return answer((STLS_WITH_ARGUMENT, "stls-refuse"));
         }
-        Verdict::StartTls { text: Arc::from(STLS_AGREED), rule: "stls-start" }
+        Verdict::StartTls { text: Arc::from(STLS_AGREED), rule: Rule::BuiltIn("stls-start") }
     }
 
     fn judge(&self, command: &Command<'_>) -> Verdict {
         match self.refuses(command.keyword) {
             Some(refusal) => answer(refusal),
-            None if self.edits_reply_to(command) => Verdict::ForwardAndEdit,
-            None => Verdict::Forward,
+            None if self.edits_reply_to(command) => Verdict::Forward(Wants::BODY),
+            None => Verdict::Forward(Wants::default()),
         }
     }
 
@@ -147,26 +153,26 @@ impl Builtin {
                 self.stls_listed = true;
                 return Edit::Keep;
             }
-            return Edit::Remove { rule: "stls-capability" };
+            return Edit::Remove { rule: STLS_CAPABILITY };
         }
         if self.requires_tls() && (capability.is("USER") || capability.is("SASL")) {
-            return Edit::Remove { rule: LOGIN_NEEDS_TLS };
+            return Edit::Remove { rule: Rule::BuiltIn(LOGIN_NEEDS_TLS) };
         }
         if !capability.is("SASL") {
             return Edit::Keep;
         }
         match self.mechanisms.edit(line) {
             None => Edit::Keep,
-            Some(text) if text.is_empty() => Edit::Remove { rule: MECHANISMS },
-            Some(text) => Edit::Replace { text, rule: MECHANISMS },
+            Some(text) if text.is_empty() => Edit::Remove { rule: Rule::BuiltIn(MECHANISMS) },
+            Some(text) => Edit::Replace { text, rule: Rule::BuiltIn(MECHANISMS) },
         }
     }
 
     fn greeting_line(&self, line: &[u8]) -> Edit {
         if self.settings.drop_greeting {
-            return Edit::Remove { rule: "second-greeting" };
+            return Edit::Remove { rule: Rule::BuiltIn("second-greeting") };
         }
-        without_timestamps(line).map_or(Edit::Keep, |text| Edit::Replace { text, rule: "apop-strip" })
+        without_timestamps(line).map_or(Edit::Keep, |text| Edit::Replace { text, rule: Rule::BuiltIn("apop-strip") })
     }
 }
 
@@ -178,6 +184,7 @@ const STLS_WITH_ARGUMENT: &[u8] = b"-ERR STLS takes no argument\r\n";
 const TLS_FIRST: &[u8] = b"-ERR [SYS/PERM] no login without encryption: turn on STLS (STARTTLS) in your client\r\n";
 const XCLIENT_REFUSED: &[u8] = b"-ERR not available here\r\n";
 const LOGIN_NEEDS_TLS: &str = "login-needs-tls";
+const STLS_CAPABILITY: Rule = Rule::BuiltIn("stls-capability");
 const MECHANISMS: &str = "sasl-mechanisms";
 /// The keywords that [`Builtin::wants`] may name.
 const KEYWORDS: [(Keyword, &[u8]); 5] = [
@@ -205,21 +212,15 @@ impl Filter for Builtin {
         if self.watches_all() {
             return Hold::More;
         }
-        let text = beginning.strip_suffix(b"\n").unwrap_or(beginning);
-        let word = Command::parse(text).word;
-        let complete = text.len() < beginning.len() || text.trim_ascii_start().len() > word.len();
-        let may_be = |name: &[u8]| {
-            let begins = word.len() <= name.len() && name[..word.len()].eq_ignore_ascii_case(word);
-            begins && (word.len() == name.len() || !complete)
-        };
-        let wanted = KEYWORDS.iter().any(|&(keyword, name)| self.wants(keyword) && may_be(name));
-        let http = first && text.len() < REMEMBERED && HTTP_METHODS.into_iter().any(may_be);
+        let start = Start::of(beginning);
+        let wanted = KEYWORDS.iter().any(|&(keyword, name)| self.wants(keyword) && start.may_be(name));
+        let http = first && start.text.len() < REMEMBERED && HTTP_METHODS.into_iter().any(|name| start.may_be(name));
         if wanted || http { Hold::More } else { Hold::Stream }
     }
 
     fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
-        if let Some(kind) = context.first.then(|| foreign(command)).flatten() {
-            return Verdict::Close(Violation { fault: Peer::Client, kind });
+        if let Some(violation) = self.turns_away(command, context) {
+            return Verdict::Close(violation);
         }
         if command.keyword == Keyword::Stls {
             return self.stls(command, context.stage);
@@ -242,7 +243,7 @@ impl Filter for Builtin {
         match reply.keyword {
             None => self.greeting_line(line),
             Some(Keyword::Capa) => self.capability(line, reply.stage),
-            Some(Keyword::Auth) if self.mechanisms.drops_line(line) => Edit::Remove { rule: MECHANISMS },
+            Some(Keyword::Auth) if self.mechanisms.drops_line(line) => Edit::Remove { rule: Rule::BuiltIn(MECHANISMS) },
             Some(_) => Edit::Keep,
         }
     }
@@ -250,16 +251,47 @@ impl Filter for Builtin {
     fn last_line(&mut self, reply: Replying) -> Option<Addition> {
         let listed = std::mem::take(&mut self.stls_listed);
         let lacks = reply.keyword == Some(Keyword::Capa) && self.offers_stls(reply.stage) && !listed;
-        lacks.then(|| Addition { text: Arc::from(&b"STLS\r\n"[..]), rule: "stls-capability" })
+        // Asked once more, we have nothing to add.
+        self.stls_listed = lacks;
+        lacks.then(|| Addition { text: Arc::from(&b"STLS\r\n"[..]), rule: STLS_CAPABILITY })
     }
 
-    fn bears_opaque(&self) -> bool {
-        !self.requires_tls()
+    fn bears_opaque(&self) -> Result<(), ViolationKind> {
+        if self.requires_tls() { Err(ViolationKind::UnreadableBeforeTls) } else { Ok(()) }
+    }
+}
+
+/// Whether the keyword of a line that begins so may become one of `names`.
+pub(super) fn may_become(beginning: &[u8], names: &[&[u8]]) -> bool {
+    let start = Start::of(beginning);
+    names.iter().any(|name| start.may_be(name))
+}
+
+/// The start of a line, as far as it has come.
+struct Start<'a> {
+    text: &'a [u8],
+    word: &'a [u8],
+    /// Whether the word can't become a longer one.
+    complete: bool,
+}
+
+impl<'a> Start<'a> {
+    fn of(beginning: &'a [u8]) -> Self {
+        let text = beginning.strip_suffix(b"\n").unwrap_or(beginning);
+        let word = Command::parse(text).word;
+        let complete = text.len() < beginning.len() || text.trim_ascii_start().len() > word.len();
+        Self { text, word, complete }
+    }
+
+    fn may_be(&self, name: &[u8]) -> bool {
+        let word = self.word;
+        let begins = word.len() <= name.len() && name[..word.len()].eq_ignore_ascii_case(word);
+        begins && (word.len() == name.len() || !self.complete)
     }
 }
 
 fn answer((text, rule): Refusal) -> Verdict {
-    Verdict::Answer { text: Arc::from(text), rule }
+    Verdict::Answer { text: Arc::from(text), action: Action::Answer, rule: Rule::BuiltIn(rule) }
 }
 
 /// Whether a command is, or may be for some server, the beginning of a login. A bare AUTH asks for the mechanisms.

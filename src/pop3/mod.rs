@@ -3,7 +3,9 @@
 mod body;
 mod capability;
 mod command;
+pub(crate) mod identity;
 mod line;
+mod pending;
 mod response;
 mod tracker;
 
@@ -11,6 +13,7 @@ pub use body::{Body, Step};
 pub use capability::{Capability, apop_timestamp};
 pub use command::{Command, Keyword};
 pub use line::LineEnd;
+pub use pending::Wants;
 pub use response::Status;
 pub use tracker::{ClientExpects, Labelled, Loss, Ordinal, Receiving, ServerExpects, Tracker};
 

@@ -6,7 +6,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Body, Command, Keyword, LineEnd, Shape, Stage, Status};
+use super::{
+    Body, Command, Keyword, LineEnd, Shape, Stage, Status,
+    pending::{Kind, Pending, Wants},
+};
 
 /// The number of a client's line in its session, from 1.
 pub type Ordinal = u64;
@@ -49,39 +52,14 @@ enum Mode {
     HandoverReply,
     /// The client's TLS handshake with us: that reply has its place.
     Handover,
+    /// The turn of the last reply that the client gets.
+    LastReply,
+    /// The end: the client has its last reply.
+    Dismissed,
     /// A message from the client, behind XTND XMIT.
     ClientData(Ordinal),
     /// Nothing that is understood.
     Opaque,
-}
-
-#[derive(Debug)]
-struct Pending {
-    n: Ordinal,
-    keyword: Keyword,
-    shape: Shape,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    /// A command on its way to the server.
-    Forwarded { irregular: bool, edit: bool },
-    /// AUTH with a mechanism. `+OK` is a challenge while `ok_challenges`.
-    Auth { ok_challenges: bool },
-    /// XTND XMIT; and, once its data were asked for, the reply to the data.
-    Xmit,
-    /// Never sent to the server: this is its reply.
-    Local(Arc<[u8]>),
-    /// An STLS that is agreed to with this reply; never sent to the server.
-    Handover(Arc<[u8]>),
-}
-
-impl Pending {
-    /// Whether its reply is ours.
-    fn is_local(&self) -> bool {
-        matches!(self.kind, Kind::Local(_) | Kind::Handover(_))
-    }
 }
 
 /// A multi-line reply whose body is being received.
@@ -93,6 +71,8 @@ pub struct Receiving {
     pub keyword: Keyword,
     /// Whether the filter wants its lines.
     pub edit: bool,
+    /// Whether the proxy asked, so that the client gets none of it.
+    pub own: bool,
     /// Whether the filter was asked what to add behind the last line.
     pub added: bool,
     /// The scanner.
@@ -245,7 +225,9 @@ impl Tracker {
     pub fn client_expects(&self) -> ClientExpects {
         match (self.mode, self.auth) {
             (Mode::Opaque, _) => ClientExpects::Anything,
-            (Mode::StlsReply | Mode::HandoverReply | Mode::Handover, _) => ClientExpects::Nothing,
+            (Mode::StlsReply | Mode::HandoverReply | Mode::Handover | Mode::LastReply | Mode::Dismissed, _) => {
+                ClientExpects::Nothing
+            }
             (Mode::Handshake, _) => ClientExpects::Handshake,
             (Mode::ClientData(n), _) => ClientExpects::Data(n),
             (Mode::Lines, Some(auth)) if self.responses_due > 0 => ClientExpects::SaslResponse(auth),
@@ -260,7 +242,7 @@ impl Tracker {
         match self.mode {
             Mode::Opaque => ServerExpects::Anything,
             Mode::Handshake => ServerExpects::Nothing,
-            Mode::Handover => ServerExpects::Held,
+            Mode::Handover | Mode::Dismissed => ServerExpects::Held,
             _ if self.body.is_some() => ServerExpects::Body,
             _ if self.greeted => ServerExpects::Status,
             _ => ServerExpects::Greeting,
@@ -269,9 +251,9 @@ impl Tracker {
 
     // ── the client's side ──
 
-    /// A command was forwarded. `octets` counts the whole line; `edit` says that the filter wants the lines of its reply.
-    pub fn command(&mut self, command: &Command<'_>, line: &[u8], octets: u64, edit: bool) -> Ordinal {
-        let pending = self.number(command, line, octets, edit);
+    /// A command was forwarded. `octets` counts the whole line; `wants` says what the filter wants of its reply.
+    pub fn command(&mut self, command: &Command<'_>, line: &[u8], octets: u64, wants: Wants) -> Ordinal {
+        let pending = self.number(command, line, octets, wants);
         let n = pending.n;
         self.await_reply(pending);
         n
@@ -279,18 +261,37 @@ impl Tracker {
 
     /// A command was refused; `text` is its reply, to be sent in its turn.
     pub fn answer(&mut self, keyword: Keyword, text: Arc<[u8]>) -> Ordinal {
+        self.local(keyword, Kind::Local(text))
+    }
+
+    /// A command was refused, and nothing more is taken from the client; `text` is the last that it gets, in its turn.
+    pub fn dismiss(&mut self, keyword: Keyword, text: Arc<[u8]>) -> Ordinal {
+        self.mode = Mode::LastReply;
+        self.local(keyword, Kind::Last(text))
+    }
+
+    /// The client was told the last that it gets, in place of a reply of the server's.
+    pub fn dismissed(&mut self) {
+        self.mode = Mode::Dismissed;
+    }
+
+    /// The proxy asks on its own account; nothing else may be outstanding.
+    pub fn ask(&mut self, command: &Command<'_>) -> Ordinal {
         self.last += 1;
-        self.pending.push_back(Pending { n: self.last, keyword, shape: Shape::SingleLine, kind: Kind::Local(text) });
+        self.pending.push_back(Pending::own(self.last, command));
+        self.last
+    }
+
+    fn local(&mut self, keyword: Keyword, kind: Kind) -> Ordinal {
+        self.last += 1;
+        self.pending.push_back(Pending::local(self.last, keyword, kind));
         self.last
     }
 
     /// An STLS was agreed to on this hop alone; `text` is its reply, to be sent in its turn. Nothing of the client's may follow it.
     pub fn agree_to_stls(&mut self, text: Arc<[u8]>) -> Ordinal {
-        self.last += 1;
-        let kind = Kind::Handover(text);
-        self.pending.push_back(Pending { n: self.last, keyword: Keyword::Stls, shape: Shape::SingleLine, kind });
         self.mode = Mode::HandoverReply;
-        self.last
+        self.local(Keyword::Stls, Kind::Handover(text))
     }
 
     /// TLS stands on the client's hop: a new session begins, except that its greeting has been given and lines are numbered on.
@@ -299,10 +300,36 @@ impl Tracker {
         *self = Self { greeted, last: self.last, ..Self::new(self.cap) };
     }
 
-    /// Whether an STLS was agreed to on this hop, so that the client is not to be read until TLS stands.
+    /// Whether the client is not to be read: an STLS was agreed to on this hop and TLS does not stand, or it is being dismissed.
     #[must_use]
     pub fn holds_client(&self) -> bool {
+        self.agrees_to_stls() || matches!(self.mode, Mode::LastReply | Mode::Dismissed)
+    }
+
+    /// Whether an STLS was agreed to on this hop, and TLS does not stand yet.
+    #[must_use]
+    pub fn agrees_to_stls(&self) -> bool {
         matches!(self.mode, Mode::HandoverReply | Mode::Handover)
+    }
+
+    /// Whether the client has got the last that it gets.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.mode == Mode::Dismissed
+    }
+
+    /// Whether a command is outstanding whose reply decides what the client's next line is, or in which stage and for whom it is
+    /// to be judged: AUTH, PASS, APOP, STLS, XTND.
+    #[must_use]
+    pub fn is_gated(&self) -> bool {
+        self.auth.is_some() || self.pending.back().is_some_and(Pending::gates)
+    }
+
+    /// The status line of AUTH `n` is wanted whole.
+    pub fn want_status(&mut self, n: Ordinal) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.n == n) {
+            pending.wants.status = true;
+        }
     }
 
     /// Whether the client's handshake with us is due.
@@ -313,7 +340,7 @@ impl Tracker {
 
     /// A line was forwarded while an AUTH is unsettled.
     pub fn sasl_line(&mut self, command: &Command<'_>, line: &[u8], octets: u64) -> Ordinal {
-        let pending = self.number(command, line, octets, false);
+        let pending = self.number(command, line, octets, Wants::default());
         let n = pending.n;
         if self.responses_due > 0 {
             self.responses_due -= 1;
@@ -328,17 +355,9 @@ impl Tracker {
         self.mode = Mode::Lines;
     }
 
-    fn number(&mut self, command: &Command<'_>, line: &[u8], octets: u64, edit: bool) -> Pending {
+    fn number(&mut self, command: &Command<'_>, line: &[u8], octets: u64, wants: Wants) -> Pending {
         self.last += 1;
-        let kind = match command.keyword {
-            Keyword::Auth if command.has_argument() => {
-                let ntlm = command.arguments().next().is_some_and(|mechanism| mechanism.eq_ignore_ascii_case(b"NTLM"));
-                Kind::Auth { ok_challenges: ntlm && command.arguments().count() == 1 }
-            }
-            Keyword::Xtnd if subcommand_is(command, b"XMIT") => Kind::Xmit,
-            _ => Kind::Forwarded { irregular: is_irregular(command.keyword, line, octets), edit },
-        };
-        Pending { n: self.last, keyword: command.keyword, shape: shape_on_ok(command), kind }
+        Pending::forwarded(self.last, command, (line, octets), wants)
     }
 
     fn await_reply(&mut self, pending: Pending) {
@@ -364,6 +383,12 @@ impl Tracker {
         self.has_local_next() && matches!(self.pending.front(), Some(Pending { kind: Kind::Handover(_), .. }))
     }
 
+    /// Whether the next status line is wanted whole, and whether the proxy itself asked for it.
+    #[must_use]
+    pub fn wants_status(&self) -> (bool, bool) {
+        self.pending.front().map_or((false, false), |head| (head.wants.status, head.is_own()))
+    }
+
     /// Takes the local reply whose turn it is.
     pub fn take_local(&mut self) -> Option<(Ordinal, Arc<[u8]>)> {
         if !self.has_local_next() {
@@ -373,6 +398,10 @@ impl Tracker {
             Some(Pending { n, kind: Kind::Local(text), .. }) => Some((n, text)),
             Some(Pending { n, kind: Kind::Handover(text), .. }) => {
                 self.mode = Mode::Handover;
+                Some((n, text))
+            }
+            Some(Pending { n, kind: Kind::Last(text), .. }) => {
+                self.mode = Mode::Dismissed;
                 Some((n, text))
             }
             _ => None,
@@ -394,8 +423,8 @@ impl Tracker {
                 *ok = false;
                 self.challenge()
             }
-            (Kind::Forwarded { irregular: true, .. }, _) if !alone => Labelled::Lost(Loss::AmbiguousCommand),
-            (Kind::Forwarded { irregular: true, .. }, None | Some(Status::Continue)) => self.reply(None, end),
+            (Kind::Forwarded { irregular: true }, _) if !alone => Labelled::Lost(Loss::AmbiguousCommand),
+            (Kind::Forwarded { irregular: true }, None | Some(Status::Continue)) => self.reply(None, end),
             (_, Some(Status::Ok | Status::Err)) => self.reply(status, end),
             (_, None | Some(Status::Continue)) => Labelled::Lost(Loss::UnexpectedLine),
         }
@@ -439,7 +468,7 @@ impl Tracker {
 
     /// Whether nothing that was sent to the server stands behind the head.
     fn is_head_alone(&self) -> bool {
-        let irregular = matches!(self.pending.front(), Some(Pending { kind: Kind::Forwarded { irregular: true, .. }, .. }));
+        let irregular = matches!(self.pending.front(), Some(Pending { kind: Kind::Forwarded { irregular: true }, .. }));
         irregular && self.pending.iter().skip(1).all(Pending::is_local)
     }
 
@@ -481,8 +510,8 @@ impl Tracker {
             _ => {}
         }
         if shape == Shape::MultiLine {
-            let edit = matches!(head.kind, Kind::Forwarded { edit: true, .. });
-            self.body = Some(Receiving { n, keyword, edit, added: false, body: Body::new(end == LineEnd::Lf) });
+            let (edit, own) = (head.wants.body, head.is_own());
+            self.body = Some(Receiving { n, keyword, edit, own, added: false, body: Body::new(end == LineEnd::Lf) });
         }
         Labelled::Reply { n, keyword, status, shape }
     }
@@ -516,8 +545,7 @@ impl Tracker {
         }
         let (n, keyword) = (head.n, head.keyword);
         self.mode = Mode::ClientData(n);
-        let kind = Kind::Forwarded { irregular: false, edit: false };
-        self.pending.push_back(Pending { n, keyword, shape: head.shape, kind });
+        self.pending.push_back(Pending::behind_data(head));
         Labelled::Reply { n, keyword, status: Some(Status::Ok), shape: Shape::SingleLine }
     }
 }
@@ -526,25 +554,3 @@ impl Tracker {
 const MOST_SURPLUS: usize = 2;
 /// More unsolicited lines in a row that are no status lines than this are one.
 const MOST_STRAYS: usize = 1;
-/// Command lines over this many octets get several replies from some servers, or are echoed.
-const LONGEST_REGULAR: u64 = 512;
-
-/// The shape of the reply to a command if its status is `+OK`.
-fn shape_on_ok(command: &Command<'_>) -> Shape {
-    let multi_line = match command.keyword {
-        Keyword::Capa | Keyword::Retr | Keyword::Top => true,
-        Keyword::List | Keyword::Uidl | Keyword::Lang | Keyword::Auth => !command.has_argument(),
-        Keyword::Xtnd => subcommand_is(command, b"XLST"),
-        _ => false,
-    };
-    if multi_line { Shape::MultiLine } else { Shape::SingleLine }
-}
-
-fn subcommand_is(command: &Command<'_>, word: &[u8]) -> bool {
-    command.arguments().next().is_some_and(|argument| argument.eq_ignore_ascii_case(word))
-}
-
-/// Whether servers differ on how many replies the line gets: it is over-long, or holds a NUL or a bare CR.
-fn is_irregular(keyword: Keyword, line: &[u8], octets: u64) -> bool {
-    (octets > LONGEST_REGULAR && keyword != Keyword::Auth) || memchr::memchr2(0, b'\r', line).is_some()
-}

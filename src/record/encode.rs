@@ -42,6 +42,7 @@ pub(super) struct Command<'a> {
     pub(super) mechanism: Option<&'static str>,
     pub(super) user: Option<&'a str>,
     pub(super) forwarded: bool,
+    pub(super) own: bool,
 }
 
 /// [`schema::Reply`], borrowed.
@@ -85,7 +86,12 @@ pub(super) fn command(lines: &mut Vec<u8>, head: &Head, command: Command<'_>) {
     if let Some(user) = command.user {
         object.text(r#","user":"#, user);
     }
-    object.put(if command.forwarded { ",\"forwarded\":true}\n" } else { ",\"forwarded\":false}\n" });
+    object.put(match (command.forwarded, command.own) {
+        (true, false) => ",\"forwarded\":true}\n",
+        (false, false) => ",\"forwarded\":false}\n",
+        (true, true) => ",\"forwarded\":true,\"own\":true}\n",
+        (false, true) => ",\"forwarded\":false,\"own\":true}\n",
+    });
 }
 
 /// Appends a line with a reply.
@@ -215,7 +221,7 @@ mod tests {
                 head.turn(&ManualClock::default().now(), at_us);
             }
             let mut lines = Vec::new();
-            command(&mut lines, &head, Command { n, keyword: "NOOP", line: &line, mechanism, user: user.as_deref(), forwarded: one });
+            command(&mut lines, &head, Command { n, keyword: "NOOP", line: &line, mechanism, user: user.as_deref(), forwarded: one, own: other });
             reply(&mut lines, &head, Reply { n, keyword: "NOOP", status, line: &line, latency_us, multi_line: one, local: other });
             let a_command = Body::Command(schema::Command {
                 n,
@@ -224,6 +230,7 @@ mod tests {
                 mechanism: mechanism.map(str::to_owned),
                 user: user.clone(),
                 forwarded: one,
+                own: other,
             });
             let a_reply = Body::Reply(schema::Reply {
                 n, keyword: "NOOP".into(), status, line: line.to_text(), latency_us, multi_line: one, local: other,

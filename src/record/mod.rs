@@ -12,7 +12,6 @@ mod decided;
 mod directory;
 mod encode;
 mod gap;
-mod identity;
 mod lane;
 mod live;
 mod outbox;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::ContentPolicy,
     pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
-    tap::{Action, Event, Line, Observer, Ordinal, Violation},
+    tap::{self, Event, Line, Observer, Ordinal, Violation},
 };
 
 /// The transcript's buffer is full, and `on_full` is `close`: end the session.
@@ -148,15 +148,24 @@ impl Recorder {
 
     fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
         self.passed(Peer::Client, line);
+        self.tally.command();
         self.stage = stage;
         let Shown { line: shown, mechanism, user } = self.redactor.command(n, keyword, line, stage);
-        self.tally.command();
         if user.is_some() || mechanism.is_some() {
             self.tally.attempt(n, user.as_deref(), mechanism);
         }
         self.awaited.ask(n, keyword, self.outbox.at_us(), line.text);
         let user = user.as_deref();
-        self.outbox.command(encode::Command { n, keyword: keyword.name(), line: &shown, mechanism, user, forwarded });
+        let (keyword, own) = (keyword.name(), false);
+        self.outbox.command(encode::Command { n, keyword, line: &shown, mechanism, user, forwarded, own });
+    }
+
+    /// poptap's own: it stands in no stream of the client's.
+    fn own_command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage) {
+        let Shown { line: shown, .. } = self.redactor.command(n, keyword, line, stage);
+        self.awaited.ask(n, keyword, self.outbox.at_us(), line.text);
+        let (keyword, mechanism, user) = (keyword.name(), None, None);
+        self.outbox.command(encode::Command { n, keyword, line: &shown, mechanism, user, forwarded: true, own: true });
     }
 
     fn sasl_response(&mut self, n: Ordinal, auth: Ordinal, line: &Line<'_>) {
@@ -280,8 +289,10 @@ impl Recorder {
         self.outbox.emit(&Body::Unsolicited(schema::Unsolicited { status: status.into(), line }));
     }
 
-    fn decision(&mut self, n: Option<Ordinal>, action: Action, rule: &str) {
-        for decision in self.decided.take(n, action, rule) {
+    fn decision(&mut self, decision: &tap::Decision<'_>) {
+        let line = decision.line.and_then(|line| self.redactor.replaced(line));
+        self.tally.decision(decision);
+        for decision in self.decided.take(decision, line) {
             self.outbox.emit(&Body::Decision(decision));
         }
     }
@@ -343,7 +354,8 @@ impl Observer for Recorder {
         self.tally.at(self.outbox.at_us());
         match *event {
             Event::Greeting { status, line } => self.greeting(status, &line),
-            Event::Command { n, keyword, line, stage, forwarded } => self.command(n, keyword, &line, stage, forwarded),
+            Event::Command { n, keyword, line, stage, own: true, .. } => self.own_command(n, keyword, &line, stage),
+            Event::Command { n, keyword, line, stage, forwarded, .. } => self.command(n, keyword, &line, stage, forwarded),
             Event::SaslResponse { n, auth, line } => self.sasl_response(n, auth, &line),
             Event::SaslChallenge { auth, line } => self.sasl_challenge(auth, &line),
             Event::Resolved { n, keyword } => self.resolved(n, keyword),
@@ -352,7 +364,7 @@ impl Observer for Recorder {
             Event::ReplyEnd { n, octets, complete, .. } => self.reply_end(n, octets, complete),
             Event::ClientData { n, octets, last } => self.client_data(n, octets, last),
             Event::Unsolicited { status, line } => self.unsolicited(status, &line),
-            Event::Decision { n, action, rule } => self.decision(n, action, rule),
+            Event::Decision(decision) => self.decision(&decision),
             Event::LocalReply { n, text } => self.local_reply(n, text),
             Event::Opaque { reason, dropped_replies } => self.opaque(reason, dropped_replies),
             Event::OpaqueOctets { from, octets } => self.seen[from as usize] += octets,

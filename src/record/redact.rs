@@ -5,13 +5,12 @@ use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 use aws_lc_rs::hmac;
 
 use super::{
-    identity,
     schema::{Sasl, Text},
     secrets::Secrets,
 };
 use crate::{
     escape::{escape, escaped, hex},
-    pop3::{Command, Keyword, LineEnd, Stage, Status},
+    pop3::{Command, Keyword, LineEnd, Stage, Status, identity},
     tap::{Line, Ordinal},
 };
 
@@ -67,6 +66,12 @@ impl Written<'_> {
             cut: self.cut,
         }
     }
+}
+
+/// Whether nothing behind a keyword is secret, or names anybody.
+fn is_open(keyword: Keyword) -> bool {
+    use Keyword::{Apop, Auth, Pass, Rpop, Unknown, User, Xclient, Xoip};
+    !matches!(keyword, Apop | Auth | Pass | Rpop | Unknown | User | Xclient | Xoip)
 }
 
 impl Redactor {
@@ -161,6 +166,14 @@ impl Redactor {
     /// Whether a line of a listing holds what must not be written.
     pub(super) fn hides(&self, line: &[u8]) -> bool {
         !self.reveal && (self.secrets.are_echoed_in(line) || self.names_a_user(line))
+    }
+
+    /// A line of poptap's own in the place of another: a status line, or a command behind the login that holds no secret.
+    /// `None` for what may not be written.
+    pub(super) fn replaced(&self, line: &[u8]) -> Option<String> {
+        let harmless = Status::of(line).is_some() || self.stage == Stage::Transaction && is_open(Command::parse(line).keyword);
+        let shown = &line[..line.len().min(crate::tap::REMEMBERED)];
+        (self.reveal || harmless && !self.hides(line)).then(|| escape(shown))
     }
 
     /// Command `n` was answered and its reply recorded.

@@ -1,5 +1,7 @@
 //! The lines of a transcript: one flat JSON object each. `docs/transcript.md` explains them to readers.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +215,9 @@ pub struct Command {
     pub user: Option<String>,
     /// False when poptap answered it and the server never saw it.
     pub forwarded: bool,
+    /// Whether poptap asked it on its own account: the client did not say it, and got no reply to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
 }
 
 /// One line of a SASL exchange.
@@ -334,13 +339,23 @@ pub struct Decision {
     /// The command concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
-    /// `answer`, `remove-line`, `edit-line`, `add-line`, `close`.
+    /// `allow`, `answer`, `rewrite`, `shield`, `tag`, `remove-line`, `edit-line`, `add-line`, `delay`, `close`.
     pub action: String,
     /// The rule that decided.
     pub rule: String,
+    /// False for a dry run: this is what would have happened, and nothing was done.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub enforced: bool,
+    /// The line as it went on, where it was replaced and may be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
     /// Written when a reply is over in which the same was done again: how many times more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub again: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// From here on the session could not be read any more.
@@ -456,6 +471,12 @@ pub struct Summary {
     /// The reason why the session became opaque, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opaque: Option<String>,
+    /// How often each rule decided.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<String, u64>,
+    /// How often each rule would have decided, in a dry run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules_dry: BTreeMap<String, u64>,
     /// Events that were not recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events_lost: u64,

@@ -5,11 +5,14 @@ use std::collections::VecDeque;
 use super::schema::{Closed, Hop, Opened, Summary, Tls};
 use crate::{
     pop3::{Keyword, Peer, Stage, Status},
-    tap::{OpaqueReason, Ordinal, Violation},
+    tap::{Decision, OpaqueReason, Ordinal, Violation},
 };
 
 /// Attempts to log in that await their answer, at most; older ones go first.
 const ATTEMPTS: usize = 64;
+
+/// Rules that are counted by name in one session, at most; further ones are in the events alone.
+const RULES: usize = 128;
 
 /// Follows one session and sums it up.
 #[derive(Default)]
@@ -105,6 +108,16 @@ impl Tally {
             (Keyword::Rset, Some(Status::Ok)) => self.totals.deleted = 0,
             (Keyword::Quit, Some(status)) => self.quit = Some(status),
             _ => {}
+        }
+    }
+
+    /// A rule decided, or would have.
+    pub(super) fn decision(&mut self, decision: &Decision<'_>) {
+        let counts = if decision.enforced { &mut self.totals.rules } else { &mut self.totals.rules_dry };
+        if let Some(count) = counts.get_mut(decision.rule) {
+            *count += 1;
+        } else if counts.len() < RULES {
+            counts.insert(decision.rule.to_owned(), 1);
         }
     }
 

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     config::{ContentPolicy, HashPolicy, ListingPolicy, OnError, OnFull, Place, Retention, Streams, Transcript, UserPolicy},
     pop3::{Command, Keyword, LineEnd, Peer, Shape, Stage, Status},
-    tap::{Action, Event, Line, Observer, OpaqueReason, Violation, ViolationKind},
+    tap::{Action, Decision, Event, Line, Observer, OpaqueReason, Violation, ViolationKind},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -97,6 +97,7 @@ impl Player {
             line: line(text),
             stage: self.stage,
             forwarded: true,
+            own: false,
         };
         self.recorder.on(&event);
         self.n
@@ -182,7 +183,7 @@ fn busy_session(player: &mut Player) {
     player.body(n, Keyword::List, b"1 10\r\n2 20\r\n3 30\r\n4 40\r\n");
     let n = player.command(b"STLS");
     let recorder = &mut player.recorder;
-    recorder.on(&Event::Decision { n: Some(n), action: Action::Answer, rule: "stls-refuse" });
+    recorder.on(&Event::Decision(Decision::of(Some(n), Action::Answer, "stls-refuse")));
     recorder.on(&Event::LocalReply { n, text: b"-ERR not here\r\n" });
     recorder.on(&Event::Unsolicited { status: None, line: line(b"Goodbye") });
     recorder.on(&Event::ClientData { n, octets: 10, last: true });
@@ -342,7 +343,7 @@ fn a_decision_that_is_taken_a_thousand_times_is_two_records() {
     let n = player.command(b"CAPA");
     player.answer(n, Keyword::Capa, b"+OK", Shape::MultiLine);
     for _ in 0..1000 {
-        player.recorder.on(&Event::Decision { n: Some(n), action: Action::RemoveLine, rule: "stls-capability" });
+        player.recorder.on(&Event::Decision(Decision::of(Some(n), Action::RemoveLine, "stls-capability")));
     }
     player.recorder.on(&Event::ReplyEnd { n, keyword: Keyword::Capa, octets: 6003, complete: true });
     let _summary = player.close("quit");

@@ -3,22 +3,30 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Context, Event, Filter, Hold, Line, Observer, OpaqueReason, REMEMBERED, Tap, Verdict, Violation, ViolationKind,
-    cut::whole,
+    Action, Context, Decision, Event, Filter, Hold, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Rule, SaslVerdict,
+    Tap, Verdict, Violation, ViolationKind, cut::whole, noted,
 };
-use crate::pop3::{Body, ClientExpects, Command, Peer, Tracker};
+use crate::pop3::{Body, ClientExpects, Command, Keyword, Peer, Tracker, Wants};
 
 /// What becomes of the client's line that is on its way. Settled before its first octet is forwarded or dropped.
 #[derive(Clone, Debug)]
 pub(super) enum Fate {
     /// Nothing of it was forwarded.
     Open,
-    /// It is forwarded as it comes, as a command; `edit` says that the lines of its reply are to be edited.
-    Command { edit: bool },
+    /// It is forwarded as it comes, as a command.
+    Command { wants: Wants },
     /// It is forwarded as it comes, and is or may be a SASL response.
-    Sasl { auth: u64 },
-    /// It is dropped, and this is its reply; `stls` says that TLS starts behind that.
-    Answered { text: Arc<[u8]>, rule: &'static str, stls: bool },
+    Sasl { auth: Ordinal },
+    /// It is dropped, and this is its reply.
+    Answered { text: Arc<[u8]>, rule: Rule, action: Action, then: Then },
+}
+
+/// What follows when the reply to a line that was dropped has gone out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    GoOn,
+    StartTls,
+    Dismiss,
 }
 
 /// The first octet of a TLS handshake record (RFC 8446 §5.1).
@@ -27,6 +35,9 @@ const HANDSHAKE: u8 = 0x16;
 impl<O: Observer, F: Filter> Tap<O, F> {
     /// Labels one thing from the client; false when there is nothing to label, or it has to wait.
     pub(super) fn label_client(&mut self) -> bool {
+        if self.put_question() {
+            return true;
+        }
         if self.client.unlabelled().is_empty() {
             return self.client.is_ended() && self.unfinished(Peer::Client);
         }
@@ -62,7 +73,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         true
     }
 
-    fn client_data(&mut self, n: u64) -> bool {
+    fn client_data(&mut self, n: Ordinal) -> bool {
         if !self.client.may_release() {
             return false;
         }
@@ -86,11 +97,20 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.client_cut.is_empty() && self.tracker.is_at_cap() || !self.client.may_insert() {
             return false;
         }
-        if matches!(self.fate, Fate::Open) {
-            let Some(fate) = self.decide(expected) else { return self.violation.is_some() };
-            self.fate = fate;
+        if self.client_cut.is_empty() && self.tracker.lines() >= self.limits.commands {
+            self.violate(Violation { fault: Peer::Client, kind: ViolationKind::TooManyCommands });
+            return true;
         }
-        self.pass_client_piece()
+        match self.filter.caps() {
+            Some(caps) => self.judged_line(expected, caps),
+            None => {
+                if matches!(self.fate, Fate::Open) {
+                    let Some(fate) = self.decide(expected) else { return self.violation.is_some() };
+                    self.fate = fate;
+                }
+                self.pass_client_piece()
+            }
+        }
     }
 
     /// What becomes of the line at whose start we are; `None` when it has to wait, or the session is closed.
@@ -108,21 +128,34 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         // At the end of the stream a line is judged by what there is of it: some servers take it for a whole one.
         let no_more = line.is_some() || beginning.len() == REMEMBERED || self.client.is_full() || self.client.is_ended();
         match hold {
-            Hold::Stream if line.is_none() => Some(Fate::Command { edit: false }),
-            _ if no_more || hold == Hold::Decide => self.ask_filter(),
+            Hold::Stream if line.is_none() => Some(Fate::Command { wants: Wants::default() }),
+            _ if no_more || hold == Hold::Decide => {
+                let length = line.unwrap_or(unlabelled).len();
+                self.ask_filter(length, REMEMBERED)
+            }
             _ => None,
         }
     }
 
-    fn ask_filter(&mut self) -> Option<Fate> {
-        let unlabelled = self.client.unlabelled();
-        let text = whole(line_in(unlabelled).unwrap_or(unlabelled), 0).text;
-        let context = Context { stage: self.tracker.stage(), first: self.tracker.lines() == 0 };
+    /// What becomes of the next `length` octets, of which the filter sees `most`.
+    pub(super) fn ask_filter(&mut self, length: usize, most: usize) -> Option<Fate> {
+        let context = self.context();
+        let text = whole(&self.client.unlabelled()[..length], 0, most).text;
         match self.filter.command(&Command::parse(text), context) {
-            Verdict::Forward => Some(Fate::Command { edit: false }),
-            Verdict::ForwardAndEdit => Some(Fate::Command { edit: true }),
-            Verdict::Answer { text, rule } => Some(Fate::Answered { text, rule, stls: false }),
-            Verdict::StartTls { text, rule } => Some(Fate::Answered { text, rule, stls: true }),
+            Verdict::Forward(wants) => Some(Fate::Command { wants }),
+            Verdict::Answer { text, action, rule } => Some(Fate::Answered { text, rule, action, then: Then::GoOn }),
+            Verdict::StartTls { text, rule } => {
+                Some(Fate::Answered { text, rule, action: Action::Answer, then: Then::StartTls })
+            }
+            Verdict::Dismiss { text, rule } => {
+                self.dismissal = Some(rule.clone());
+                Some(Fate::Answered { text, rule, action: Action::Close, then: Then::Dismiss })
+            }
+            Verdict::Rewrite { text, rule, wants } => {
+                self.rewrite(length, text, rule, wants);
+                None
+            }
+            Verdict::Wait => None,
             Verdict::Close(violation) => {
                 self.violate(violation);
                 None
@@ -130,25 +163,35 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
     }
 
+    fn context(&self) -> Context {
+        let lines = self.tracker.lines();
+        Context { n: lines + 1, stage: self.tracker.stage(), first: lines == 0, idle: !self.tracker.awaits_server() }
+    }
+
     /// Passes on, or drops, what there is of the line.
-    fn pass_client_piece(&mut self) -> bool {
+    pub(super) fn pass_client_piece(&mut self) -> bool {
+        let unlabelled = self.client.unlabelled();
+        self.pass_piece(line_in(unlabelled).unwrap_or(unlabelled).len())
+    }
+
+    /// Passes on, or drops, `count` octets of the line, or all that is left of it.
+    pub(super) fn pass_piece(&mut self, count: usize) -> bool {
         let dropped = matches!(self.fate, Fate::Answered { .. });
         if !dropped && !self.client.may_release() {
             return false;
         }
         let offset = self.client.labelled();
-        let unlabelled = self.client.unlabelled();
-        let line = line_in(unlabelled);
-        let piece = line.unwrap_or(unlabelled);
-        let count = piece.len();
-        if line.is_some() && self.client_cut.is_empty() {
-            let line = whole(piece, offset);
-            label(&mut self.tracker, &mut self.observer, std::mem::replace(&mut self.fate, Fate::Open), line);
+        let piece = &self.client.unlabelled()[..count];
+        let is_end = piece.ends_with(b"\n");
+        if is_end && self.client_cut.is_empty() {
+            let line = whole(piece, offset, REMEMBERED);
+            let fate = std::mem::replace(&mut self.fate, Fate::Open);
+            label(&mut self.tracker, &mut self.observer, &mut self.filter, fate, line);
         } else {
             self.client_cut.push(piece, offset);
-            if line.is_some() {
+            if is_end {
                 let fate = std::mem::replace(&mut self.fate, Fate::Open);
-                label(&mut self.tracker, &mut self.observer, fate, self.client_cut.line());
+                label(&mut self.tracker, &mut self.observer, &mut self.filter, fate, self.client_cut.line());
                 self.client_cut.clear();
             }
         }
@@ -159,40 +202,90 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
         true
     }
+
+    /// Sends `text` on in place of the next `length` octets, a whole line.
+    fn rewrite(&mut self, length: usize, text: Arc<[u8]>, rule: Rule, wants: Wants) {
+        let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), REMEMBERED);
+        let stage = self.tracker.stage();
+        let keyword = Command::parse(line.text).keyword;
+        let sent = whole(&text, 0, text.len());
+        let n = self.tracker.command(&Command::parse(sent.text), sent.text, sent.octets, wants);
+        self.observer.on(&Event::Command { n, keyword, line, stage, forwarded: true, own: false });
+        let decision = Decision { line: Some(sent.text), ..Decision::of(Some(n), Action::Rewrite, &rule) };
+        self.observer.on(&Event::Decision(decision));
+        noted(&mut self.observer, &mut self.filter, Some(n));
+        self.client.skip(length);
+        self.client.insert(text);
+    }
+
+    /// Whether a SASL response of `length` octets, a whole line, goes on; it was dealt with when not.
+    pub(super) fn ask_about_response(&mut self, auth: Ordinal, length: usize) -> bool {
+        let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), length);
+        match self.filter.sasl(auth, line.text) {
+            SaslVerdict::Forward => return true,
+            SaslVerdict::Cancel { rule } => {
+                self.tracker.want_status(auth);
+                let n = self.tracker.sasl_line(&Command::parse(CANCELS), CANCELS, CANCELS.len() as u64);
+                self.observer.on(&Event::SaslResponse { n, auth, line });
+                self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Rewrite, &rule)));
+                self.client.skip(length);
+                self.client.insert(Arc::from(CANCELS));
+            }
+            SaslVerdict::Dismiss { text, rule } => {
+                let n = self.tracker.dismiss(Keyword::Auth, text);
+                self.observer.on(&Event::SaslResponse { n, auth, line });
+                self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Close, &rule)));
+                self.dismissal = Some(rule);
+                self.client.skip(length);
+            }
+        }
+        false
+    }
 }
 
-/// Tells tracker and observer of a complete line.
-fn label(tracker: &mut Tracker, observer: &mut impl Observer, fate: Fate, line: Line<'_>) {
+/// What the client says to cancel a SASL exchange (RFC 5034 §4).
+const CANCELS: &[u8] = b"*\r\n";
+
+/// Tells tracker, observer and filter of a complete line.
+fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl Filter, fate: Fate, line: Line<'_>) {
     let command = Command::parse(line.text);
     let (keyword, stage) = (command.keyword, tracker.stage());
     match fate {
-        Fate::Answered { text, rule, stls } => {
-            let n = if stls { tracker.agree_to_stls(text) } else { tracker.answer(keyword, text) };
-            observer.on(&Event::Command { n, keyword, line, stage, forwarded: false });
-            observer.on(&Event::Decision { n: Some(n), action: Action::Answer, rule });
+        Fate::Answered { text, rule, action, then } => {
+            let n = match then {
+                Then::GoOn => tracker.answer(keyword, text),
+                Then::StartTls => tracker.agree_to_stls(text),
+                Then::Dismiss => tracker.dismiss(keyword, text),
+            };
+            observer.on(&Event::Command { n, keyword, line, stage, forwarded: false, own: false });
+            observer.on(&Event::Decision(Decision::of(Some(n), action, &rule)));
+            noted(observer, filter, Some(n));
         }
         Fate::Sasl { auth } => label_sasl(tracker, observer, &command, auth, line),
         Fate::Open | Fate::Command { .. } => {
-            let edit = matches!(fate, Fate::Command { edit: true });
-            let n = tracker.command(&command, line.text, line.octets, edit);
-            observer.on(&Event::Command { n, keyword, line, stage, forwarded: true });
+            let wants = if let Fate::Command { wants } = fate { wants } else { Wants::default() };
+            let (first, idle) = (tracker.lines() == 0, !tracker.awaits_server());
+            let n = tracker.command(&command, line.text, line.octets, wants);
+            observer.on(&Event::Command { n, keyword, line, stage, forwarded: true, own: false });
+            filter.passed(&command, Context { n, stage, first, idle });
+            noted(observer, filter, Some(n));
         }
     }
 }
 
 /// A line that began behind an unsettled AUTH. When AUTH was settled in its middle it is a command, but stays secret.
-fn label_sasl(tracker: &mut Tracker, observer: &mut impl Observer, command: &Command<'_>, auth: u64, line: Line<'_>) {
+fn label_sasl(tracker: &mut Tracker, observer: &mut impl Observer, command: &Command<'_>, auth: Ordinal, line: Line<'_>) {
     if let ClientExpects::SaslResponse(auth) | ClientExpects::Doubtful(auth) = tracker.client_expects() {
         let n = tracker.sasl_line(command, line.text, line.octets);
         observer.on(&Event::SaslResponse { n, auth, line });
     } else {
-        let n = tracker.command(command, line.text, line.octets, false);
+        let n = tracker.command(command, line.text, line.octets, Wants::default());
         observer.on(&Event::SaslResponse { n, auth, line });
         observer.on(&Event::Resolved { n, keyword: command.keyword });
     }
 }
 
 /// The first line of `octets`, its LF included.
-fn line_in(octets: &[u8]) -> Option<&[u8]> {
+pub(super) fn line_in(octets: &[u8]) -> Option<&[u8]> {
     memchr::memchr(b'\n', octets).map(|at| &octets[..=at])
 }

@@ -56,11 +56,11 @@ impl Cut {
     }
 }
 
-/// A line that arrived in one piece, its line end included.
-pub(super) fn whole(piece: &[u8], offset: u64) -> Line<'_> {
+/// A line that arrived in one piece, its line end included; `most` octets of it are shown.
+pub(super) fn whole(piece: &[u8], offset: u64, most: usize) -> Line<'_> {
     let end = line_end(piece);
     let content = &piece[..piece.len() - usize::from(end != LineEnd::None) - usize::from(end == LineEnd::CrLf)];
-    Line { text: &content[..content.len().min(REMEMBERED)], octets: piece.len() as u64, offset, end }
+    Line { text: &content[..content.len().min(most)], octets: piece.len() as u64, offset, end }
 }
 
 fn line_end(octets: &[u8]) -> LineEnd {
@@ -88,7 +88,7 @@ mod tests {
                         offset += piece.len() as u64;
                     }
                     if !wire.is_empty() {
-                        assert_eq!(cut.line(), whole(&wire, 40), "{length} octets and {end:?} by {size}");
+                        assert_eq!(cut.line(), whole(&wire, 40, REMEMBERED), "{length} octets and {end:?} by {size}");
                     }
                     cut.clear();
                     assert!(cut.is_empty());

@@ -4,16 +4,21 @@
 //! [`Tap::filled`], calls [`Tap::advance`], and writes what [`Tap::output`] gives to the other peer.
 
 mod client;
+mod closed;
 mod cut;
 mod filter;
 mod flow;
 mod observe;
 mod pool;
+mod stash;
 mod upstream;
 
-pub use filter::{Addition, Context, Edit, Filter, Hold, Replying, Untouched, Verdict};
+pub use filter::{
+    Addition, After, Asked, Caps, Context, Edit, Filter, Hold, Note, Question, Replied, Replying, Rule, SaslVerdict, Told,
+    Untouched, Verdict,
+};
 pub use flow::Flow;
-pub use observe::{Action, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
+pub use observe::{Action, Decision, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
 pub use pool::{LARGE, Pool, SMALL};
 
 use std::sync::Arc;
@@ -21,6 +26,31 @@ use std::sync::Arc;
 use crate::pop3::{Body, ClientExpects, Peer, ServerExpects, Stage, Tracker};
 use client::Fate;
 use cut::Cut;
+use stash::Stash;
+
+/// Bounds on a session as a whole. The session is closed where one is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Lines of the client's, SASL responses included.
+    pub commands: u64,
+    /// Octets received from both sides.
+    pub octets: u64,
+}
+
+impl Default for SessionLimits {
+    /// None.
+    fn default() -> Self {
+        Self { commands: u64::MAX, octets: u64::MAX }
+    }
+}
+
+/// Records what else the filter decided about command `n`.
+fn noted(observer: &mut impl Observer, filter: &mut impl Filter, n: Option<Ordinal>) {
+    while let Some(note) = filter.note() {
+        let decision = Decision { enforced: note.enforced, ..Decision::of(n, note.action, &note.rule) };
+        observer.on(&Event::Decision(decision));
+    }
+}
 
 /// One session's two directions, and all that is known of them.
 pub struct Tap<O, F> {
@@ -36,6 +66,13 @@ pub struct Tap<O, F> {
     client_body: Option<Body>,
     /// The server's line that is on its way.
     upstream_cut: Cut,
+    /// A status line of the server's that was taken in and has not gone out.
+    stash: Option<Stash>,
+    /// What is to be asked of the server next, on the proxy's own account.
+    question: Option<Question>,
+    /// The rule for which the client was dismissed.
+    dismissal: Option<Rule>,
+    limits: SessionLimits,
     /// Whether the server ended its stream in the middle of a line or a body.
     broken_off: bool,
     violation: Option<Violation>,
@@ -55,10 +92,20 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             fate: Fate::Open,
             client_body: None,
             upstream_cut: Cut::default(),
+            stash: None,
+            question: None,
+            dismissal: None,
+            limits: SessionLimits::default(),
             broken_off: false,
             violation: None,
             pool,
         }
+    }
+
+    /// The same, with bounds on the session as a whole.
+    #[must_use]
+    pub fn within(self, limits: SessionLimits) -> Self {
+        Self { limits, ..self }
     }
 
     // ── in ──
@@ -81,6 +128,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// `count` octets from `peer` were put into [`Tap::space`].
     pub fn filled(&mut self, peer: Peer, count: usize) {
         self.flow_mut(peer).filled(count);
+        if self.client.received() + self.upstream.received() > self.limits.octets {
+            self.violate(Violation { fault: peer, kind: ViolationKind::TooManyOctets });
+        }
     }
 
     /// `peer` will send nothing more.
@@ -137,6 +187,18 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     // ── state ──
+
+    /// Whether the client has got the last that it gets.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.tracker.is_dismissed() && self.upstream.is_drained()
+    }
+
+    /// The rule for which the client was dismissed, or is being.
+    #[must_use]
+    pub fn dismissal(&self) -> Option<&Rule> {
+        self.dismissal.as_ref()
+    }
 
     /// What a peer did that is not safe to pass on; nothing is labelled any more.
     #[must_use]
@@ -259,7 +321,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             Peer::Client => self.client_cut.is_empty(),
             Peer::Upstream => {
                 let body = self.tracker.server_expects() == ServerExpects::Body;
-                self.upstream_cut.is_empty() && !body && !self.tracker.has_local_next()
+                self.upstream_cut.is_empty() && !body && !self.tracker.has_local_next() && self.stash.is_none()
             }
         }
     }
@@ -271,8 +333,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     fn go_opaque(&mut self, reason: OpaqueReason) {
         // An STLS that was agreed to would lose its reply, and what follows it would be carried on.
-        if !self.filter.bears_opaque() || self.tracker.holds_client() {
-            return self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::UnreadableBeforeTls });
+        let bears = self.filter.bears_opaque();
+        if self.tracker.agrees_to_stls() || bears.is_err() {
+            let kind = bears.err().unwrap_or(ViolationKind::UnreadableBeforeTls);
+            return self.violate(Violation { fault: Peer::Upstream, kind });
         }
         let dropped_replies = self.tracker.go_opaque();
         self.observer.on(&Event::Opaque { reason, dropped_replies });

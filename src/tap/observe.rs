@@ -71,6 +71,8 @@ pub enum Event<'a> {
         stage: Stage,
         /// Whether the server will see it; when not, a [`Event::Decision`] says why, and a [`Event::LocalReply`] follows in its turn.
         forwarded: bool,
+        /// Whether it is the proxy's own: the client has not said it, and gets no reply to it.
+        own: bool,
     },
     /// A line of the client's that is a SASL response, or may be one because an AUTH is unresolved (RFC 5034 §4). Always secret.
     SaslResponse {
@@ -148,14 +150,7 @@ pub enum Event<'a> {
         line: Line<'a>,
     },
     /// A filter decided something other than to forward a line as it is.
-    Decision {
-        /// The command concerned; `None` for the greeting.
-        n: Option<Ordinal>,
-        /// What was done: `answer`, `remove-line`, `edit-line`, `add-line`, `close`.
-        action: Action,
-        /// The rule that decided, a short fixed name such as `stls-refuse`.
-        rule: &'a str,
-    },
+    Decision(Decision<'a>),
     /// A reply of poptap's own takes its place in the stream to the client.
     LocalReply {
         /// The command that is answered.
@@ -188,19 +183,71 @@ pub enum Event<'a> {
     Violation(Violation),
 }
 
+/// Something other than to forward a line as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<'a> {
+    /// The command concerned; `None` for the greeting.
+    pub n: Option<Ordinal>,
+    /// What was done, or would have been.
+    pub action: Action,
+    /// The rule that decided: a short fixed name such as `stls-refuse`, or the name of a rule of the user's.
+    pub rule: &'a str,
+    /// False for a dry run: nothing was done.
+    pub enforced: bool,
+    /// The line as it went on, its line end not included, where it was replaced. It may hold what the line that it replaces held.
+    pub line: Option<&'a [u8]>,
+}
+
+impl<'a> Decision<'a> {
+    /// One that is enforced.
+    #[must_use]
+    pub fn of(n: Option<Ordinal>, action: Action, rule: &'a str) -> Self {
+        Self { n, action, rule, enforced: true, line: None }
+    }
+}
+
 /// What a filter's decision did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The command was forwarded where a later rule would have refused it.
+    Allow,
     /// The command was not forwarded; poptap answered it.
     Answer,
+    /// Another line was forwarded in the command's place.
+    Rewrite,
+    /// The deletion was kept from the server; poptap answered it.
+    Shield,
+    /// Nothing but this record.
+    Tag,
     /// One line of a reply was left out.
     RemoveLine,
     /// One line of a reply was changed.
     EditLine,
     /// A line was added to a reply.
     AddLine,
+    /// A reply was held back.
+    Delay,
     /// The session was closed.
     Close,
+}
+
+impl Action {
+    /// Its name in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Answer => "answer",
+            Self::Rewrite => "rewrite",
+            Self::Shield => "shield",
+            Self::Tag => "tag",
+            Self::RemoveLine => "remove-line",
+            Self::EditLine => "edit-line",
+            Self::AddLine => "add-line",
+            Self::Delay => "delay",
+            Self::Close => "close",
+        }
+    }
 }
 
 /// Why a session can no longer be read.
@@ -263,6 +310,14 @@ pub enum ViolationKind {
     PlaintextOnTlsPort,
     /// The session could no longer be understood while logins had to wait for TLS, so that nobody could have refused them.
     UnreadableBeforeTls,
+    /// The session could no longer be understood while rules were in force, so that nobody could have held it to them.
+    UnreadableUnderRules,
+    /// A line of a reply that had to be looked at as a whole was too long for that.
+    ReplyLineTooLong,
+    /// The client sent more commands than it may in one session.
+    TooManyCommands,
+    /// More octets passed than may in one session.
+    TooManyOctets,
 }
 
 impl ViolationKind {
@@ -278,6 +333,12 @@ impl ViolationKind {
             Self::TlsOnPlainPort => ("tls-on-plain-port", "it started TLS on a plain port"),
             Self::HttpRequest => ("http-request", "it sent an HTTP request to a POP3 port"),
             Self::PlaintextOnTlsPort => ("plaintext-on-tls-port", "it spoke plain text on a port for TLS"),
+            Self::UnreadableUnderRules => {
+                ("unreadable-under-rules", "its replies could no longer be matched while rules were in force")
+            }
+            Self::ReplyLineTooLong => ("reply-line-too-long", "it sent a line that is too long to be judged as a whole"),
+            Self::TooManyCommands => ("too-many-commands", "it sent more commands than one session may"),
+            Self::TooManyOctets => ("too-many-octets", "more octets passed than may in one session"),
             Self::UnreadableBeforeTls => {
                 ("unreadable-before-tls", "its replies could no longer be matched while logins had to wait for TLS")
             }

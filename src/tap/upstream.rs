@@ -1,13 +1,17 @@
 //! Labelling what the server sends, and putting local replies in their place.
 
 use super::{
-    Action, Addition, Edit, Event, Filter, Line, Observer, OpaqueReason, Replying, Tap, Violation, ViolationKind, cut::whole,
+    Action, Addition, After, Decision, Edit, Event, Filter, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Replied, Replying,
+    Tap, Violation, ViolationKind, cut::whole, noted, stash,
 };
 use crate::pop3::{Keyword, Labelled, Loss, Peer, ServerExpects, Tracker};
 
 impl<O: Observer, F: Filter> Tap<O, F> {
     /// Labels one thing from the server, or places one local reply; false when there is nothing to do, or it has to wait.
     pub(super) fn label_upstream(&mut self) -> bool {
+        if self.is_delayed() {
+            return false;
+        }
         if self.place_local_reply() {
             return true;
         }
@@ -28,7 +32,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     /// At the start of a line, when all that was asked before is answered.
     fn place_local_reply(&mut self) -> bool {
-        if !self.upstream_cut.is_empty() || !self.upstream.may_insert() {
+        if !self.upstream_cut.is_empty() || !self.upstream.may_insert() || self.stash.is_some() {
             return false;
         }
         if self.tracker.has_handover_next() && !self.client.unlabelled().is_empty() {
@@ -52,6 +56,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.upstream_cut.is_empty() && self.security_layer_begins(Peer::Upstream) {
             return true;
         }
+        if self.tracker.wants_status() != (false, false) {
+            return self.held_status_line();
+        }
         let unlabelled = self.upstream.unlabelled();
         let line = memchr::memchr(b'\n', unlabelled).map(|at| at + 1);
         let must_go = line.is_some() || self.upstream.is_full() || self.upstream.is_ended();
@@ -68,8 +75,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn whole_status_line(&mut self, count: usize) {
-        let line = whole(&self.upstream.unlabelled()[..count], self.upstream.labelled());
-        let labelled = label(&mut self.tracker, &mut self.observer, line);
+        let line = whole(&self.upstream.unlabelled()[..count], self.upstream.labelled(), REMEMBERED);
+        let (labelled, _after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
         self.upstream.release(count);
         self.after_status_line(labelled, count as u64);
     }
@@ -78,11 +85,42 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.upstream_cut.push(&self.upstream.unlabelled()[..count], self.upstream.labelled());
         self.upstream.release(count);
         if last {
-            let labelled = label(&mut self.tracker, &mut self.observer, self.upstream_cut.line());
+            let (labelled, _after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, self.upstream_cut.line());
             let octets = self.upstream_cut.octets();
             self.upstream_cut.clear();
             self.after_status_line(labelled, octets);
         }
+    }
+
+    /// A status line that the filter wants whole, or that answers a question of the proxy's own.
+    fn held_status_line(&mut self) -> bool {
+        let unlabelled = self.upstream.unlabelled();
+        let Some(count) = memchr::memchr(b'\n', unlabelled).map(|at| at + 1) else {
+            if self.upstream.is_ended() {
+                self.piece_of_status_line(unlabelled.len(), false);
+                return true;
+            }
+            return self.is_line_too_long();
+        };
+        let line = whole(&unlabelled[..count], self.upstream.labelled(), REMEMBERED);
+        let (_, own) = self.tracker.wants_status();
+        let (labelled, after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
+        match labelled {
+            Labelled::Reply { status, .. } if own => self.own_status_line(status, count),
+            Labelled::Reply { n, keyword, .. } => self.wanted_status_line(n, keyword, count, after),
+            _ => self.upstream.release(count),
+        }
+        self.after_status_line(labelled, count as u64);
+        true
+    }
+
+    /// A line that has to be looked at whole and is longer than any should be: the session is closed.
+    fn is_line_too_long(&mut self) -> bool {
+        let is_too_long = self.upstream.unlabelled().len() > LONGEST_EDITED || self.upstream.is_full();
+        if is_too_long {
+            self.violate(Violation { fault: Peer::Upstream, kind: ViolationKind::ReplyLineTooLong });
+        }
+        is_too_long
     }
 
     fn after_status_line(&mut self, labelled: Labelled, octets: u64) {
@@ -119,22 +157,23 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     fn greeting(&mut self, count: usize) {
         let octets = &self.upstream.unlabelled()[..count];
-        let line = whole(octets, self.upstream.labelled());
-        label(&mut self.tracker, &mut self.observer, line);
+        let line = whole(octets, self.upstream.labelled(), REMEMBERED);
+        label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
         let edit =
-            if self.filter.greeting(line.text) { self.filter.response_line(self.replying(None), octets) } else { Edit::Keep };
+            if self.filter.greeting(line.text) { self.filter.response_line(self.replying(0, None), octets) } else { Edit::Keep };
+        noted(&mut self.observer, &mut self.filter, None);
         self.apply(edit, None, count);
     }
 
-    fn apply(&mut self, edit: Edit, n: Option<u64>, count: usize) {
+    pub(super) fn apply(&mut self, edit: Edit, n: Option<Ordinal>, count: usize) {
         match edit {
             Edit::Keep => self.upstream.release(count),
             Edit::Remove { rule } => {
-                self.observer.on(&Event::Decision { n, action: Action::RemoveLine, rule });
+                self.observer.on(&Event::Decision(Decision::of(n, Action::RemoveLine, &rule)));
                 self.upstream.skip(count);
             }
             Edit::Replace { text, rule } => {
-                self.observer.on(&Event::Decision { n, action: Action::EditLine, rule });
+                self.observer.on(&Event::Decision(stash::edited(n, &text, &rule)));
                 self.upstream.skip(count);
                 self.upstream.insert(text);
             }
@@ -146,14 +185,19 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     fn body(&mut self) -> bool {
         let Some(receiving) = self.tracker.receiving() else { return false };
         let line = memchr::memchr(b'\n', self.upstream.unlabelled()).map(|at| at + 1);
-        if line.is_none() && (self.upstream.is_full() || self.upstream.is_ended()) {
-            receiving.edit = false;
+        let own = receiving.own;
+        if line.is_none() && receiving.edit {
+            let closes = self.filter.caps().is_some() || own;
+            if closes && !self.upstream.is_ended() {
+                return self.is_line_too_long();
+            }
+            receiving.edit = !(self.upstream.is_full() || self.upstream.is_ended());
         }
         if !receiving.edit {
             return self.piece_of_body();
         }
         let Some(count) = line else { return false };
-        if !self.add_last_line(count) {
+        if own || !self.add_last_line(count) {
             self.line_of_body(count);
         }
         true
@@ -167,17 +211,21 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     /// A line of a body that the filter wants.
     fn line_of_body(&mut self, count: usize) {
-        let Some((n, keyword)) = self.tracker.receiving().map(|receiving| (receiving.n, receiving.keyword)) else { return };
+        let Some(receiving) = self.tracker.receiving() else { return };
+        let (n, keyword, own) = (receiving.n, receiving.keyword, receiving.own);
         let (mut done, mut ended) = (0, false);
         while done < count {
             let Some((consumed, end)) = self.step_from(done, count) else { break };
             done += consumed;
             ended |= end;
         }
+        if own {
+            return self.own_line(count, ended);
+        }
         let edit = if ended {
             Edit::Keep
         } else {
-            self.filter.response_line(self.replying(Some(keyword)), &self.upstream.unlabelled()[..count])
+            self.filter.response_line(self.replying(n, Some(keyword)), &self.upstream.unlabelled()[..count])
         };
         self.apply(edit, Some(n), count);
     }
@@ -190,16 +238,20 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         else {
             return false;
         };
-        receiving.added = true;
         let (n, keyword) = (receiving.n, receiving.keyword);
-        let Some(Addition { text, rule }) = self.filter.last_line(self.replying(Some(keyword))) else { return false };
-        self.observer.on(&Event::Decision { n: Some(n), action: Action::AddLine, rule });
+        let Some(Addition { text, rule }) = self.filter.last_line(self.replying(n, Some(keyword))) else {
+            if let Some(receiving) = self.tracker.receiving() {
+                receiving.added = true;
+            }
+            return false;
+        };
+        self.observer.on(&Event::Decision(Decision::of(Some(n), Action::AddLine, &rule)));
         self.upstream.insert(text);
         true
     }
 
-    fn replying(&self, keyword: Option<Keyword>) -> Replying {
-        Replying { keyword, stage: self.tracker.stage() }
+    fn replying(&self, n: Ordinal, keyword: Option<Keyword>) -> Replying {
+        Replying { n, keyword, stage: self.tracker.stage() }
     }
 
     fn step(&mut self, count: usize) -> Option<(usize, bool)> {
@@ -214,6 +266,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let octets = receiving.body.octets();
         if !step.content.is_empty() {
             self.observer.on(&Event::Content { n, keyword, octets: step.content });
+            if keyword == Keyword::List {
+                self.filter.listed(n, step.content);
+            }
         }
         if step.end {
             self.tracker.body_ended();
@@ -236,19 +291,32 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 /// observer counts and digests it.
 const PIECE: usize = 16 * 1024;
 
-/// Tells tracker and observer of a complete line at which a status line is expected.
-fn label(tracker: &mut Tracker, observer: &mut impl Observer, line: Line<'_>) -> Labelled {
+/// A longer line of a reply that has to be looked at whole closes the session. While large buffers are short, one of
+/// [`SMALL`](super::SMALL) octets does.
+const LONGEST_EDITED: usize = 8 * 1024;
+
+/// Tells tracker, observer and filter of a complete line at which a status line is expected.
+fn label(
+    tracker: &mut Tracker,
+    observer: &mut impl Observer,
+    filter: &mut impl Filter,
+    line: Line<'_>,
+) -> (Labelled, After) {
     let labelled = tracker.status_line(line.text, line.end);
+    let mut after = After::GoOn;
     match labelled {
         Labelled::Greeting(status) => observer.on(&Event::Greeting { status, line }),
         Labelled::Challenge(auth) => observer.on(&Event::SaslChallenge { auth, line }),
         Labelled::Unsolicited(status) => observer.on(&Event::Unsolicited { status, line }),
         Labelled::Reply { n, keyword, status, shape } => {
-            observer.on(&Event::Reply { n, keyword, status, shape, line, stage: tracker.stage() });
+            let stage = tracker.stage();
+            observer.on(&Event::Reply { n, keyword, status, shape, line, stage });
+            after = filter.replied(Replied { n, keyword, status, stage, line: line.text });
+            noted(observer, filter, Some(n));
         }
         Labelled::Lost(_) => {}
     }
-    labelled
+    (labelled, after)
 }
 
 fn reason(loss: Loss) -> OpaqueReason {

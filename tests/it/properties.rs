@@ -4,8 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use poptap::{
     policy::{Builtin, Settings},
-    pop3::{Command, Keyword, Peer},
-    tap::{Context, Edit, Filter, Hold, Replying, Untouched, Verdict},
+    pop3::{Command, Keyword, Peer, Wants},
+    tap::{Action, Context, Edit, Filter, Hold, Replying, Rule, Untouched, Verdict},
 };
 use proptest::prelude::*;
 
@@ -329,8 +329,8 @@ impl Filter for DenyDele {
 
     fn command(&mut self, command: &Command<'_>, _context: Context) -> Verdict {
         match command.keyword {
-            Keyword::Dele => Verdict::Answer { text: Arc::from(&b"-ERR denied\r\n"[..]), rule: "test" },
-            _ => Verdict::Forward,
+            Keyword::Dele => Verdict::Answer { text: Arc::from(&b"-ERR denied\r\n"[..]), action: Action::Answer, rule: Rule::BuiltIn("test") },
+            _ => Verdict::Forward(Wants::default()),
         }
     }
 

@@ -46,7 +46,7 @@ fn holds_only_what_may_become_of_interest() {
 
 #[test]
 fn xclient_is_refused_until_the_greeting_says_that_nobody_would_believe_it() {
-    let context = Context { stage: Stage::Authorization, first: true };
+    let context = Context { n: 1, stage: Stage::Authorization, first: true, idle: true };
     let xclient = Command::parse(b"XCLIENT ADDR=192.0.2.1");
     for (greeting, refused) in [(&b"+OK [XCLIENT] Dovecot ready."[..], true), (b"+OK Dovecot ready.", false)] {
         let mut filter = Builtin::new(Settings::default());
@@ -74,18 +74,19 @@ const REQUIRED: ClientHop = ClientHop::Stls { required: true };
 const TLS: ClientHop = ClientHop::Tls;
 
 fn judged(filter: &mut Builtin, line: &[u8], stage: Stage) -> String {
-    match filter.command(&Command::parse(line), Context { stage, first: false }) {
-        Verdict::Forward => "forward".to_owned(),
-        Verdict::ForwardAndEdit => "edit".to_owned(),
+    match filter.command(&Command::parse(line), Context { n: 2, stage, first: false, idle: true }) {
+        Verdict::Forward(Wants { body: false, .. }) => "forward".to_owned(),
+        Verdict::Forward(_) => "edit".to_owned(),
         Verdict::Answer { text, .. } => String::from_utf8_lossy(&text).trim_end().to_owned(),
         Verdict::StartTls { .. } => "start".to_owned(),
+        other @ (Verdict::Rewrite { .. } | Verdict::Dismiss { .. } | Verdict::Wait) => panic!("{other:?}"),
         Verdict::Close(violation) => violation.kind.describe().0.to_owned(),
     }
 }
 
 /// A listing as the client gets it.
 fn listed(filter: &mut Builtin, keyword: Keyword, stage: Stage, lines: &[&str]) -> Vec<String> {
-    let reply = Replying { keyword: Some(keyword), stage };
+    let reply = Replying { n: 1, keyword: Some(keyword), stage };
     let mut shown = Vec::new();
     for line in lines {
         let line = format!("{line}\r\n");
@@ -95,7 +96,9 @@ fn listed(filter: &mut Builtin, keyword: Keyword, stage: Stage, lines: &[&str]) 
             Edit::Remove { .. } => {}
         }
     }
-    shown.extend(filter.last_line(reply).map(|addition| String::from_utf8_lossy(&addition.text).into_owned()));
+    while let Some(addition) = filter.last_line(reply) {
+        shown.push(String::from_utf8_lossy(&addition.text).into_owned());
+    }
     shown.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
@@ -133,7 +136,8 @@ fn no_login_passes_before_tls_where_it_is_required() {
     for line in ["CAPA", "NOOP", "QUIT", "UTF8"] {
         assert!(!judged(&mut with(REQUIRED, false), line.as_bytes(), Stage::Authorization).starts_with('-'), "{line}");
     }
-    assert!(!with(REQUIRED, false).bears_opaque() && with(OPTIONAL, false).bears_opaque() && with(TLS, true).bears_opaque());
+    assert_eq!(with(REQUIRED, false).bears_opaque(), Err(ViolationKind::UnreadableBeforeTls));
+    assert_eq!((with(OPTIONAL, false).bears_opaque(), with(TLS, true).bears_opaque()), (Ok(()), Ok(())));
 }
 
 #[test]
@@ -178,7 +182,7 @@ fn http_is_told_from_pop3_by_its_version() {
         ("POST office", false),
         ("RETR HTTP/1.1", false),
     ] {
-        let context = Context { stage: Stage::Authorization, first: true };
+        let context = Context { n: 1, stage: Stage::Authorization, first: true, idle: true };
         let verdict = Builtin::new(Settings::default()).command(&Command::parse(line.as_bytes()), context);
         assert_eq!(matches!(verdict, Verdict::Close(_)), closed, "{line}");
     }
@@ -188,6 +192,6 @@ fn http_is_told_from_pop3_by_its_version() {
 #[test]
 fn a_second_greeting_is_left_out() {
     let mut filter = Builtin::new(Settings { drop_greeting: true, ..Settings::default() });
-    let reply = Replying { keyword: None, stage: Stage::Authorization };
+    let reply = Replying { n: 0, keyword: None, stage: Stage::Authorization };
     assert!(filter.greeting(b"+OK ready") && matches!(filter.response_line(reply, b"+OK ready\r\n"), Edit::Remove { .. }));
 }

@@ -8,7 +8,7 @@ use std::{
 use poptap::{
     pop3::Peer,
     relay::{RecordFull, Recording},
-    tap::{Event, Line, Observer},
+    tap::{Decision, Event, Line, Observer},
 };
 
 /// What was seen, a line each.
@@ -158,8 +158,9 @@ impl Recording for Witness {
 fn describe(event: &Event<'_>) -> String {
     match event {
         Event::Greeting { status, line } => format!("S greeting {status:?} {}", text(line)),
-        Event::Command { n, keyword, line, stage, forwarded } => {
-            format!("C {n} {} {stage:?}{} {}", keyword.name(), if *forwarded { "" } else { " refused" }, text(line))
+        Event::Command { n, keyword, line, stage, forwarded, own } => {
+            let (who, refused) = (if *own { "P asks" } else { "C" }, if *forwarded { "" } else { " refused" });
+            format!("{who} {n} {} {stage:?}{refused} {}", keyword.name(), text(line))
         }
         Event::SaslResponse { n, auth, line } => format!("C {n} sasl response to {auth} {}", text(line)),
         Event::SaslChallenge { auth, line } => format!("S sasl challenge of {auth} {}", text(line)),
@@ -169,7 +170,11 @@ fn describe(event: &Event<'_>) -> String {
         }
         Event::ReplyEnd { n, octets, complete, .. } => format!("S reply to {n} over: {octets} octets, complete {complete}"),
         Event::Unsolicited { status, line } => format!("S unsolicited {status:?} {}", text(line)),
-        Event::Decision { n, action, rule } => format!("P {action:?} {n:?} {rule}"),
+        Event::Decision(Decision { n, action, rule, enforced, line }) => {
+            let dry = if *enforced { "" } else { " dry" };
+            let line = line.map_or_else(String::new, |line| format!(" \"{}\"", line.escape_ascii()));
+            format!("P {action:?} {n:?} {rule}{dry}{line}")
+        }
         Event::LocalReply { n, text } => format!("P reply to {n} {}", text.escape_ascii()),
         Event::Opaque { reason, dropped_replies } => format!("P opaque {reason:?} dropped {dropped_replies}"),
         Event::Unfinished { from, line } => format!("  unfinished {from:?} {}", text(line)),

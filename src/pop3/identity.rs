@@ -36,20 +36,22 @@ const MECHANISMS: [&str; 24] = [
 
 /// What a SASL message of the client's holds.
 #[derive(Default)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// The identity.
-    pub(super) user: Option<String>,
+    pub(crate) user: Option<String>,
+    /// Whose mailbox is asked for, where that is said to be another's (RFC 4616: the authorization identity).
+    pub(crate) acts_as: Option<String>,
     /// What must not be seen again in a server's text.
-    pub(super) secret: Option<Zeroizing<Vec<u8>>>,
+    pub(crate) secret: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// The mechanism's name as registered, when `word` names one that is known.
-pub(super) fn mechanism(word: &[u8]) -> Option<&'static str> {
+pub(crate) fn mechanism(word: &[u8]) -> Option<&'static str> {
     MECHANISMS.into_iter().find(|name| word.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// Reads the client's message number `step` (from 0) of an exchange. `whole` says that the line was not cut.
-pub(super) fn read(mechanism: &str, step: usize, line: &[u8], whole: bool) -> Said {
+pub(crate) fn read(mechanism: &str, step: usize, line: &[u8], whole: bool) -> Said {
     let Some(message) = decode(line, whole) else { return Said::default() };
     let (user, secret) = match (mechanism, step) {
         ("PLAIN", 0) => plain(&message),
@@ -61,7 +63,8 @@ pub(super) fn read(mechanism: &str, step: usize, line: &[u8], whole: bool) -> Sa
         _ => (None, Some(&message[..])),
     };
     let user = user.and_then(|user| readable(mechanism, user));
-    Said { user, secret: secret.map(|secret| Zeroizing::new(secret.to_vec())) }
+    let acts_as = if (mechanism, step) == ("PLAIN", 0) { readable(mechanism, message.split(|&octet| octet == 0).next().unwrap_or_default()) } else { None };
+    Said { user, acts_as, secret: secret.map(|secret| Zeroizing::new(secret.to_vec())) }
 }
 
 /// RFC 4616: authorization identity, NUL, authentication identity, NUL, password.

@@ -1,0 +1,485 @@
+//! The user's rules in one session, with the shield and the limits on logins: what they make of each line.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    login::{self, Login},
+    memory::Memory,
+    replies::{Replies, ReplyEdits, rewrite_text},
+    rules::{Applicable, Compiled, Question, RuleAction, normalise},
+    shield::{self, Change, Course, Shield},
+};
+use crate::{
+    admission::Visit,
+    pop3::{Command, Keyword, Ordinal, Stage, Status, Wants},
+    tap::{Action, After, Asked, Caps, Context, Edit, Note, Replied, Rule, SaslVerdict, Told, Verdict},
+};
+
+/// What holds a session to the rules; there only where there are some, or limits on logins.
+pub(super) struct Guard {
+    rules: Applicable,
+    caps: Caps,
+    login: Login,
+    memory: Option<Arc<Memory>>,
+    /// The upstream's name, for the memory.
+    upstream: Arc<str>,
+    /// There from the login on, where messages are shielded or their sizes are needed.
+    shield: Option<Shield>,
+    visit: Arc<Mutex<Visit>>,
+    pub(super) replies: Replies,
+    notes: VecDeque<Note>,
+    /// An AUTH whose exchange is still to tell who it is for: its line, to be judged then.
+    undecided: Option<Vec<u8>>,
+}
+
+/// What a guard starts with.
+pub struct Terms {
+    /// The rules that can apply in this session.
+    pub rules: Applicable,
+    /// How long lines may be where a rule is enforced.
+    pub caps: Caps,
+    /// What was shielded before; `None` where nothing is remembered.
+    pub memory: Option<Arc<Memory>>,
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// The client's stay.
+    pub(crate) visit: Arc<Mutex<Visit>>,
+}
+
+impl Guard {
+    pub(super) fn new(terms: Terms) -> Self {
+        let Terms { rules, caps, memory, upstream, visit } = terms;
+        Self {
+            rules,
+            caps,
+            login: Login::default(),
+            memory,
+            upstream,
+            shield: None,
+            visit,
+            replies: Replies::default(),
+            notes: VecDeque::new(),
+            undecided: None,
+        }
+    }
+
+    /// Whether any rule is enforced, so that the session fails closed.
+    pub(super) fn caps(&self) -> Option<Caps> {
+        self.rules.is_enforced().then_some(self.caps)
+    }
+
+    /// Whether the limits on logins have to see each.
+    pub(super) fn watches_logins(&self) -> bool {
+        self.visit().watches_logins()
+    }
+
+    pub(super) fn note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
+    // ── commands ──
+
+    /// What becomes of a command of a session that fails closed; `onward` is asked about what goes on.
+    pub(super) fn judge(
+        &mut self,
+        command: &Command<'_>,
+        context: Context,
+        onward: impl FnOnce(&Command<'_>, Context) -> Verdict,
+    ) -> Verdict {
+        if names_message(command) && !has_plain_number(command) {
+            return refuse(MALFORMED, "malformed-number");
+        }
+        if self.waits(command, context) {
+            return Verdict::Wait;
+        }
+        let pending = Login::will_tell(command);
+        let ruling = self.ruling(command, context.stage, pending);
+        if pending {
+            self.undecided = Some(command.line.to_vec());
+        }
+        let verdict = match ruling.decision {
+            Decided::Refused(verdict) => verdict,
+            Decided::Shielded(name) => self.shielded(command, name),
+            Decided::Onward { rewritten, wants } => self.onward(command, context, (rewritten, wants), ruling.edits, onward),
+        };
+        if let Verdict::Forward(_) | Verdict::Rewrite { .. } = &verdict {
+            self.login.forwarded(context.n, command);
+        }
+        verdict
+    }
+
+    /// A shielded DELE changes what earlier replies are to say, and so does a RSET: these come first.
+    fn waits(&self, command: &Command<'_>, context: Context) -> bool {
+        self.shield.is_some() && matches!(command.keyword, Keyword::Dele | Keyword::Rset) && !context.idle
+    }
+
+    /// What the rules say. Notes what is to be recorded besides.
+    fn ruling(&mut self, command: &Command<'_>, stage: Stage, user_pending: bool) -> Ruling {
+        let user = self.login.subject(command);
+        let message = message_number(command);
+        let size = message.and_then(|number| self.size(number));
+        let (line, word) = (command.line, command.word);
+        let question = Question { line, word, stage, user: user.as_deref(), user_pending, message, size };
+        let findings = self.rules.judge(&question);
+        for rule in &findings.would {
+            self.notes.push_back(Note { action: action_of(&rule.action), rule: named(rule), enforced: false });
+        }
+        let mut edits = ReplyEdits::default();
+        for rule in &findings.beside {
+            match &rule.action {
+                RuleAction::Tag(_) => self.notes.push_back(Note { action: Action::Tag, rule: named(rule), enforced: true }),
+                _ => edits.add(rule),
+            }
+        }
+        let decision = match findings.decides {
+            None => Decided::Onward { rewritten: None, wants: Wants::default() },
+            Some(rule) => decide(rule, command, &mut self.notes),
+        };
+        Ruling { decision, edits }
+    }
+
+    fn size(&self, number: u64) -> Option<u64> {
+        match &self.shield {
+            Some(shield) => shield.size(number),
+            None => self.replies.size(number),
+        }
+    }
+
+    /// A command that a rule shields. Only a DELE behind a login is one.
+    fn shielded(&mut self, command: &Command<'_>, name: Rule) -> Verdict {
+        match &mut self.shield {
+            Some(shield) => Verdict::Answer { text: shield.delete(command), action: Action::Shield, rule: name },
+            // Not logged in: there is nothing to delete.
+            None => Verdict::Answer { text: Arc::from(NOT_NOW), action: Action::Answer, rule: name },
+        }
+    }
+
+    /// A command that goes on, perhaps as another.
+    fn onward(
+        &mut self,
+        command: &Command<'_>,
+        context: Context,
+        (rewritten, wants): (Option<(Vec<u8>, Rule)>, Wants),
+        edits: ReplyEdits,
+        onward: impl FnOnce(&Command<'_>, Context) -> Verdict,
+    ) -> Verdict {
+        let line = rewritten.as_ref().map_or(command.line, |(line, _)| line.trim_ascii_end());
+        let sent = Command::parse(line);
+        let (renumbered, change, wanted) = match self.course(&sent, context, rewritten.is_some() || wants.shape.is_some()) {
+            Course::Refuse(text) => return refuse(text, "shield"),
+            Course::Forward(wants, change) => (None, change, wants),
+            Course::Renumber(line, wants, change) => (Some((line, shield::RULE)), change, wants),
+        };
+        if let Some(denied) = self.attempts(&sent) {
+            return denied;
+        }
+        let own = edits.wants(sent.keyword).or(wants).or(wanted).or(self.wants_of_login(&sent));
+        match onward(&sent, context) {
+            Verdict::Forward(wants) => {
+                let wants = wants.or(own);
+                self.replies.expect(context.n, edits, change);
+                match renumbered.or(rewritten) {
+                    None => Verdict::Forward(wants),
+                    Some((text, rule)) => Verdict::Rewrite { text: text.into(), rule, wants },
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn course(&mut self, command: &Command<'_>, context: Context, is_allowed: bool) -> Course {
+        let user = self.login.current();
+        let Some(shield) = self.shield.as_mut().filter(|_| context.stage == Stage::Transaction) else {
+            return Course::Forward(Wants::default(), Change::Nothing);
+        };
+        if !is_allowed && !shield.bears(command.keyword) && self.rules.may_shield(user) {
+            return Course::Refuse(NOT_KNOWN);
+        }
+        if command.keyword == Keyword::Rset {
+            shield.reset();
+        }
+        shield.course(command)
+    }
+
+    /// A login, or a part of one that names somebody, which the limits refuse.
+    fn attempts(&mut self, command: &Command<'_>) -> Option<Verdict> {
+        if !login::begins(command) || Login::will_tell(command) {
+            return None;
+        }
+        let user = self.login.subject(command);
+        let denied = self.visit().attempt(user.as_deref()).err()?;
+        let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
+        Some(Verdict::Dismiss { text, rule })
+    }
+
+    /// The reply to a login is held: what follows from it comes first.
+    fn wants_of_login(&self, command: &Command<'_>) -> Wants {
+        let decides = login::begins(command) && (self.watches_logins() || self.rules.is_enforced());
+        Wants { status: decides, ..Wants::default() }
+    }
+
+    /// A command went on that was not judged, since no rule is enforced: what would have become of it?
+    pub(super) fn watched(&mut self, command: &Command<'_>, context: Context) {
+        if self.rules.is_enforced() {
+            return;
+        }
+        if !self.rules.is_empty() {
+            let _ruling = self.ruling(command, context.stage, false);
+        }
+        self.login.forwarded(context.n, command);
+        self.replies.asked(context.n, message_number(command));
+    }
+
+    /// A login in a session without enforced rules: the limits only.
+    pub(super) fn login(&mut self, command: &Command<'_>) -> Result<Wants, Verdict> {
+        match self.attempts(command) {
+            Some(denied) => Err(denied),
+            None => Ok(self.wants_of_login(command)),
+        }
+    }
+
+    // ── SASL ──
+
+    pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8]) -> SaslVerdict {
+        if !self.login.response(line) {
+            return SaslVerdict::Forward;
+        }
+        let user = self.login.current().map(str::to_owned);
+        if let Err(denied) = self.visit().attempt(user.as_deref()) {
+            let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
+            return SaslVerdict::Dismiss { text, rule };
+        }
+        let Some(line) = self.undecided.take() else { return SaslVerdict::Forward };
+        let command = Command::parse(&line);
+        let question = Question {
+            line: command.line,
+            word: command.word,
+            stage: Stage::Authorization,
+            user: user.as_deref(),
+            user_pending: false,
+            message: None,
+            size: None,
+        };
+        let findings = self.rules.judge(&question);
+        match findings.decides.map(|rule| (named(rule), &rule.action)) {
+            Some((rule, RuleAction::Close(text))) => SaslVerdict::Dismiss { text: text.clone(), rule },
+            Some((rule, RuleAction::Deny(text) | RuleAction::Reply(text))) => {
+                let text = text.clone();
+                self.replies.replace(auth, text, rule.clone());
+                SaslVerdict::Cancel { rule }
+            }
+            _ => SaslVerdict::Forward,
+        }
+    }
+
+    // ── replies ──
+
+    pub(super) fn replied(&mut self, reply: Replied<'_>) -> After {
+        self.replies.seen(reply);
+        let told = self.login.replied(reply.n, reply.keyword, reply.status, reply.stage);
+        match told {
+            login::Told::LoggedIn => self.logged_in(),
+            login::Told::Refused => self.refused(),
+            login::Told::Nothing if reply.keyword == Keyword::Quit && reply.status == Some(Status::Ok) => self.quit(),
+            login::Told::Nothing => After::GoOn,
+        }
+    }
+
+    fn logged_in(&mut self) -> After {
+        let user = self.login.current().map(str::to_owned);
+        match self.visit().logged_in(user.as_deref()) {
+            Ok(()) => After::GoOn,
+            Err(denied) => {
+                After::Dismiss { text: Arc::from(denied.client_line().as_bytes()), rule: Rule::BuiltIn(denied.reason()) }
+            }
+        }
+    }
+
+    fn refused(&mut self) -> After {
+        let user = self.login.current().map(str::to_owned);
+        let failed = self.visit().failed(user.as_deref());
+        match failed.denied {
+            Some(denied) => {
+                After::Dismiss { text: Arc::from(denied.client_line().as_bytes()), rule: Rule::BuiltIn(denied.reason()) }
+            }
+            None if failed.delay.is_zero() => After::GoOn,
+            None => After::Delay(u64::try_from(failed.delay.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    fn quit(&mut self) -> After {
+        match self.shield.as_mut().map_or(Ok(()), Shield::commit) {
+            Ok(()) => After::GoOn,
+            Err(text) => After::Dismiss { text: Arc::from(text), rule: shield::RULE },
+        }
+    }
+
+    // ── the listing at login ──
+
+    pub(super) fn ask_first(&mut self) -> Option<crate::tap::Question> {
+        let user = self.login.current();
+        let shields = self.rules.may_shield(user);
+        if !shields && !self.rules.enforces_sizes() {
+            return None;
+        }
+        let account = match (&self.memory, user) {
+            (Some(memory), Some(user)) if shields => Some((Arc::clone(memory), memory.account(&self.upstream, user))),
+            _ => None,
+        };
+        let (shield, question) = Shield::new(account);
+        self.shield = Some(shield);
+        Some(question)
+    }
+
+    pub(super) fn told(&mut self, told: Told<'_>) {
+        if let Some(shield) = &mut self.shield {
+            shield.told(told);
+        }
+    }
+
+    pub(super) fn ask_next(&mut self) -> Asked {
+        let nobody = self.memory.is_some() && self.login.current().is_none();
+        match &mut self.shield {
+            Some(_) if nobody && self.rules.may_shield(None) => {
+                Asked::Dismiss { text: Arc::from(NOBODY), rule: shield::RULE }
+            }
+            Some(shield) => shield.next(),
+            None => Asked::Enough,
+        }
+    }
+
+    // ── the greeting ──
+
+    pub(super) fn edits_greeting(&mut self, line: &[u8]) -> bool {
+        if !self.rules.is_enforced() {
+            // Only for what it notes.
+            let _nothing = self.greeting_line(line);
+            return false;
+        }
+        self.rules.greeting().next().is_some()
+    }
+
+    /// What the rules make of the greeting. Its status stays, and a timestamp (RFC 1939 §7) is theirs to keep or to break.
+    pub(super) fn greeting_line(&mut self, line: &[u8]) -> Edit {
+        let mut text = line.to_vec();
+        let mut by = None;
+        for rule in self.rules.greeting() {
+            match rewrite_text(rule, &text) {
+                Some(changed) if rule.enforced => (text, by) = (changed, Some(named(rule))),
+                Some(_) => self.notes.push_back(Note { action: Action::EditLine, rule: named(rule), enforced: false }),
+                None => {}
+            }
+        }
+        by.map_or(Edit::Keep, |rule| Edit::Replace { text: text.into(), rule })
+    }
+
+    pub(super) fn shield(&self) -> Option<&Shield> {
+        self.shield.as_ref()
+    }
+
+    fn visit(&self) -> std::sync::MutexGuard<'_, Visit> {
+        self.visit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the rules say of a command.
+struct Ruling {
+    decision: Decided,
+    edits: ReplyEdits,
+}
+
+enum Decided {
+    /// It does not go to the server.
+    Refused(Verdict),
+    /// It is a deletion that the server is not to see.
+    Shielded(Rule),
+    /// It goes on, perhaps as another line.
+    Onward { rewritten: Option<(Vec<u8>, Rule)>, wants: Wants },
+}
+
+const MALFORMED: &[u8] = b"-ERR the message number is malformed\r\n";
+const NOT_NOW: &[u8] = b"-ERR log in first\r\n";
+const NOT_KNOWN: &[u8] = b"-ERR not available here\r\n";
+const NOT_A_LINE: &[u8] = b"-ERR not allowed here\r\n";
+const NOBODY: &[u8] = b"-ERR [SYS/PERM] rules are in force that need the user's name, and this login does not tell it\r\n";
+
+/// What an enforced rule does to a command.
+fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDeque<Note>) -> Decided {
+    let name = named(rule);
+    let answer = |text: &Arc<[u8]>| Verdict::Answer { text: text.clone(), action: Action::Answer, rule: named(rule) };
+    match &rule.action {
+        RuleAction::Deny(text) | RuleAction::Reply(text) => Decided::Refused(answer(text)),
+        RuleAction::Close(text) => Decided::Refused(Verdict::Dismiss { text: text.clone(), rule: name }),
+        RuleAction::Shield => Decided::Shielded(name),
+        RuleAction::Rewrite(_) => match rewritten(rule, command) {
+            Some(line) => Decided::Onward { rewritten: Some((line, name)), wants: Wants::default() },
+            None => Decided::Refused(refuse_as(NOT_A_LINE, name)),
+        },
+        _ => {
+            notes.push_back(Note { action: Action::Allow, rule: name, enforced: true });
+            Decided::Onward { rewritten: None, wants: Wants { shape: rule.shape, ..Wants::default() } }
+        }
+    }
+}
+
+/// The line that a rule makes of a command, line end included; `None` where that is no line that may go on.
+fn rewritten(rule: &Compiled, command: &Command<'_>) -> Option<Vec<u8>> {
+    let mut line = rule.rewrite(&normalise(command.line))?;
+    let is_line = !line.is_empty() && line.len() <= LONGEST_REWRITTEN && !line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
+    is_line.then(|| {
+        line.extend_from_slice(b"\r\n");
+        line
+    })
+}
+
+/// A command's limit without its line end (RFC 2449 §4 says 255 in all; servers take 512).
+const LONGEST_REWRITTEN: usize = 510;
+
+fn named(rule: &Compiled) -> Rule {
+    Rule::Named(rule.name.clone())
+}
+
+/// What a rule does, or would, as it is recorded.
+fn action_of(action: &RuleAction) -> Action {
+    match action {
+        RuleAction::Allow => Action::Allow,
+        RuleAction::Deny(_) | RuleAction::Reply(_) => Action::Answer,
+        RuleAction::Rewrite(_) => Action::Rewrite,
+        RuleAction::Shield => Action::Shield,
+        RuleAction::Close(_) => Action::Close,
+        RuleAction::Tag(_) => Action::Tag,
+        RuleAction::RewriteReply { .. } | RuleAction::RewriteGreeting { .. } => Action::EditLine,
+        RuleAction::RemoveCapability(_) => Action::RemoveLine,
+        RuleAction::AddCapability(_) => Action::AddLine,
+    }
+}
+
+fn refuse(text: &'static [u8], rule: &'static str) -> Verdict {
+    refuse_as(text, Rule::BuiltIn(rule))
+}
+
+fn refuse_as(text: &'static [u8], rule: Rule) -> Verdict {
+    Verdict::Answer { text: Arc::from(text), action: Action::Answer, rule }
+}
+
+/// Whether a command's first argument is a message number.
+fn names_message(command: &Command<'_>) -> bool {
+    let takes_one = matches!(command.keyword, Keyword::Retr | Keyword::Top | Keyword::Dele | Keyword::List | Keyword::Uidl);
+    takes_one && command.has_argument()
+}
+
+/// Servers read a number in their own ways: `+1`, `1x` and `01` are all message 1 for some.
+fn has_plain_number(command: &Command<'_>) -> bool {
+    command.arguments().next().is_some_and(|word| word.len() <= 10 && word.iter().all(u8::is_ascii_digit))
+}
+
+fn message_number(command: &Command<'_>) -> Option<u64> {
+    let word = command.arguments().next().filter(|_| names_message(command))?;
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

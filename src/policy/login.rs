@@ -1,0 +1,170 @@
+//! Who the client says it is, and who it is since the server agreed.
+
+use crate::pop3::{Command, Keyword, Ordinal, Stage, Status, identity};
+
+/// Follows the logins of one session. Names are the client's own words: a server may read them otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Login {
+    /// The last that was named.
+    named: Option<String>,
+    /// The one that the server let in.
+    user: Option<String>,
+    exchange: Option<Exchange>,
+}
+
+/// An AUTH that is not settled.
+#[derive(Debug)]
+struct Exchange {
+    auth: Ordinal,
+    mechanism: Option<&'static str>,
+    /// Messages of the client's so far.
+    step: usize,
+    cancelled: bool,
+}
+
+impl Login {
+    /// Whom a command is about: the one that it names, or else the one that is logged in or was named last.
+    pub(super) fn subject(&self, command: &Command<'_>) -> Option<String> {
+        match command.keyword {
+            Keyword::User | Keyword::Rpop | Keyword::Apop => named_in(command),
+            Keyword::Auth if command.has_argument() => initial(command).and_then(|said| said.acts_as.or(said.user)),
+            _ => self.current().map(str::to_owned),
+        }
+    }
+
+    /// The one that is logged in, or was named last.
+    pub(super) fn current(&self) -> Option<&str> {
+        self.user.as_deref().or(self.named.as_deref())
+    }
+
+    /// Whether an AUTH may still tell in its exchange who it is for.
+    pub(super) fn will_tell(command: &Command<'_>) -> bool {
+        let mechanism = command.arguments().next().and_then(identity::mechanism);
+        let has_response = command.arguments().nth(1).is_some();
+        command.keyword == Keyword::Auth && !has_response && mechanism.is_some_and(names_itself)
+    }
+
+    /// Command `n` goes to the server.
+    pub(super) fn forwarded(&mut self, n: Ordinal, command: &Command<'_>) {
+        match command.keyword {
+            Keyword::User | Keyword::Rpop | Keyword::Apop => self.named = named_in(command),
+            Keyword::Auth if command.has_argument() => {
+                let mechanism = command.arguments().next().and_then(identity::mechanism);
+                let step = usize::from(command.arguments().nth(1).is_some());
+                self.named = self.subject(command);
+                self.exchange = Some(Exchange { auth: n, mechanism, step, cancelled: false });
+            }
+            _ => {}
+        }
+    }
+
+    /// A SASL response. Returns whether it told who it is.
+    pub(super) fn response(&mut self, line: &[u8]) -> bool {
+        let Some(exchange) = &mut self.exchange else { return false };
+        let step = exchange.step;
+        exchange.step += 1;
+        exchange.cancelled = line == b"*";
+        let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, true);
+        let Some(user) = said.acts_as.or(said.user) else { return false };
+        self.named = Some(user);
+        true
+    }
+
+    /// What a reply says of the login.
+    pub(super) fn replied(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, stage: Stage) -> Told {
+        let exchange = self.exchange.take_if(|exchange| exchange.auth == n);
+        match (keyword, status) {
+            (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Ok)) if stage == Stage::Transaction => {
+                let first = self.user.is_none();
+                self.user = self.user.take().or_else(|| self.named.take());
+                if first { Told::LoggedIn } else { Told::Nothing }
+            }
+            (Keyword::Auth, Some(Status::Err)) if exchange.as_ref().is_none_or(|exchange| exchange.cancelled) => Told::Nothing,
+            (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Err)) if stage == Stage::Authorization => Told::Refused,
+            _ => Told::Nothing,
+        }
+    }
+}
+
+/// Whether a command is a login, or begins one.
+pub(super) fn begins(command: &Command<'_>) -> bool {
+    matches!(command.keyword, Keyword::Pass | Keyword::Apop) || command.keyword == Keyword::Auth && command.has_argument()
+}
+
+/// What a reply means for the login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    LoggedIn,
+    Refused,
+}
+
+/// The name in a USER or APOP.
+fn named_in(command: &Command<'_>) -> Option<String> {
+    let name = match command.keyword {
+        Keyword::Apop => command.arguments().next().unwrap_or_default(),
+        _ => command.rest.trim_ascii(),
+    };
+    std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control)).map(str::to_owned)
+}
+
+/// What the initial response of an AUTH says, where there is one.
+fn initial(command: &Command<'_>) -> Option<identity::Said> {
+    let mut arguments = command.arguments();
+    let mechanism = arguments.next().and_then(identity::mechanism)?;
+    Some(identity::read(mechanism, 0, arguments.next()?, true))
+}
+
+/// Mechanisms whose exchange tells the name in a form that we read.
+fn names_itself(mechanism: &str) -> bool {
+    matches!(mechanism, "PLAIN" | "LOGIN" | "XOAUTH2" | "OAUTHBEARER" | "CRAM-MD5") || mechanism.starts_with("SCRAM-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(login: &mut Login, lines: &[&str]) -> Option<String> {
+        for (n, line) in (1..).zip(lines) {
+            match line.strip_prefix("> ") {
+                Some(response) => drop(login.response(response.as_bytes())),
+                None => login.forwarded(n, &Command::parse(line.as_bytes())),
+            }
+        }
+        login.current().map(str::to_owned)
+    }
+
+    #[test]
+    fn who_it_is() {
+        for (lines, expected) in [
+            (&["USER bob"][..], Some("bob")),
+            (&["user   bob  "], Some("bob")),
+            (&["USER bob", "USER eve"], Some("eve")),
+            (&["USER bob", "USER"], None),
+            (&["APOP bob c4c9334bac560ecc979e58001b3e22fb"], Some("bob")),
+            (&["AUTH PLAIN AGJvYgBwdw=="], Some("bob")),
+            (&["AUTH PLAIN YXJjaGl2ZQBib2IAcHc="], Some("archive")),
+            (&["AUTH PLAIN"], None),
+            (&["AUTH PLAIN", "> AGJvYgBwdw=="], Some("bob")),
+            (&["AUTH LOGIN", "> Ym9i", "> cHc="], Some("bob")),
+            (&["USER bob", "AUTH GSSAPI"], None),
+            (&["AUTH CRAM-MD5", "> Ym9iIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"], Some("bob")),
+        ] {
+            assert_eq!(told(&mut Login::default(), lines).as_deref(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_reply_says() {
+        let (ok, err) = (Some(Status::Ok), Some(Status::Err));
+        let mut login = Login::default();
+        told(&mut login, &["USER bob", "PASS x"]);
+        assert_eq!(login.replied(2, Keyword::Pass, err, Stage::Authorization), Told::Refused);
+        told(&mut login, &["AUTH PLAIN", "> *"]);
+        assert_eq!(login.replied(1, Keyword::Auth, err, Stage::Authorization), Told::Nothing, "it was cancelled");
+        told(&mut login, &["AUTH PLAIN AGV2ZQBwdw=="]);
+        assert_eq!(login.replied(1, Keyword::Auth, ok, Stage::Transaction), Told::LoggedIn);
+        told(&mut login, &["USER bob"]);
+        assert_eq!(login.current(), Some("eve"), "nobody becomes somebody else behind the login");
+    }
+}
