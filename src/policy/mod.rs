@@ -2,5 +2,7 @@
 
 mod builtin;
 mod mechanisms;
+mod memory;
 
 pub use builtin::{Builtin, ClientHop, Settings};
+pub use memory::{Account, Mark, Memory, MemoryError};
