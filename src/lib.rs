@@ -55,6 +55,7 @@
 //! Dependencies point inward, `pop3 ← tap ← relay ← session ← server`, and a test scans the sources for it. `DESIGN.md`
 //! answers why things are as they are.
 
+pub mod admission;
 pub mod cli;
 pub mod commands;
 pub mod config;

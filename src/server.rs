@@ -15,15 +15,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::{Admission, Denied, Visit, log_refused_client},
     config::{AllowFrom, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
     net::{Connector, Stream, TlsConfigError},
     record::Store,
@@ -51,13 +53,15 @@ pub struct Server {
 /// What all sessions share.
 pub(crate) struct House {
     pub(crate) store: Store,
-    pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Arc<Pool>,
     pub(crate) stop: Stop,
     /// Sessions that were told to close before they had finished.
     pub(crate) cut_short: AtomicUsize,
     key_log: Option<KeyLog>,
+    admission: Arc<Admission>,
+    /// What cannot be changed any more: the size of what was made at the start.
+    fixed: Arc<Limits>,
     permits: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
@@ -83,7 +87,9 @@ pub(crate) struct Terms {
     pub(crate) demand: TlsDemand,
     /// There where `tls` is not plain.
     pub(crate) acceptor: Option<Acceptor>,
+    pub(crate) limits: Arc<Limits>,
     allow_from: AllowFrom,
+    deny_from: Vec<IpNet>,
 }
 
 /// A listener as others see it.
@@ -150,7 +156,12 @@ pub enum StartError {
 /// Why a client is turned away before its session begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Refusal {
+    /// It is not in `allow_from`.
     NotAllowed,
+    /// It is in `deny_from`.
+    Denied,
+    /// Its address is blocked, or has too many sessions.
+    NotAdmitted(Denied),
     TooMany,
     NoTranscript,
 }
@@ -164,16 +175,17 @@ impl Server {
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
             store,
-            limits: config.limits,
             timeouts: config.timeouts,
             pool: Arc::new(Pool::new(LARGE_BUFFERS)),
             stop,
             cut_short: AtomicUsize::new(0),
             key_log,
+            admission: Arc::new(Admission::new(config.limits.tracked_addresses)),
+            fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
         };
-        let bound = config.listeners.iter().map(|listener| bind(listener, &house)).collect::<Result<_, _>>()?;
+        let bound = config.listeners.iter().map(|listener| bind(listener, &config.limits, &house)).collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
     }
 
@@ -257,24 +269,52 @@ async fn accept(listener: TcpListener, route: Arc<Route>, house: Arc<House>, ses
 
 fn admit(client: TcpStream, address: SocketAddr, route: &Route, house: &Arc<House>, sessions: &TaskTracker) {
     let (client, terms, house) = (Stream::new(client), route.terms.load_full(), Arc::clone(house));
-    let refusal = if !terms.allow_from.allows(address.ip()) {
-        Refusal::NotAllowed
-    } else if !house.store.accepts_sessions() {
-        Refusal::NoTranscript
-    } else if let Ok(permit) = Arc::clone(&house.permits).try_acquire_owned() {
-        sessions.spawn(async move {
-            session::serve(client, address, &terms, &house).await;
-            drop(permit);
-        });
-        return;
-    } else {
-        Refusal::TooMany
+    let refusal = match place(address.ip(), &terms, &house) {
+        Ok((visit, permit)) => {
+            sessions.spawn(async move {
+                session::serve(client, address, &terms, &house, visit).await;
+                drop(permit);
+            });
+            return;
+        }
+        Err(refusal) => refusal,
     };
+    // Said here, so that none is missing where many come at a time.
+    log_refused_client(address, terms.address, refusal.reason());
     if let Ok(permit) = Arc::clone(&house.refusals).try_acquire_owned() {
         sessions.spawn(async move {
             session::refuse(client, address, &terms, &house, refusal).await;
             drop(permit);
         });
+    }
+}
+
+/// Finds a place for a client's session.
+fn place(client: IpAddr, terms: &Terms, house: &House) -> Result<(Visit, OwnedSemaphorePermit), Refusal> {
+    if terms.deny_from.iter().any(|network| network.contains(&client)) {
+        return Err(Refusal::Denied);
+    }
+    if !terms.allow_from.allows(client) {
+        return Err(Refusal::NotAllowed);
+    }
+    let visit = house.admission.arrive(client, &terms.limits).map_err(Refusal::NotAdmitted)?;
+    if !house.store.accepts_sessions() {
+        return Err(Refusal::NoTranscript);
+    }
+    let permit = Arc::clone(&house.permits).try_acquire_owned().map_err(|_full| Refusal::TooMany)?;
+    Ok((visit, permit))
+}
+
+impl Refusal {
+    /// The short name in the transcript and in the log.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not-allowed",
+            Self::Denied => "denied",
+            Self::NotAdmitted(denied) => denied.reason(),
+            Self::TooMany => "too-many-connections",
+            Self::NoTranscript => "transcript-failing",
+        }
     }
 }
 
@@ -294,8 +334,8 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
-    let mut terms = terms(listener, house)?;
+fn bind(listener: &Listener, limits: &Arc<Limits>, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
+    let mut terms = terms(listener, limits, house)?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
@@ -303,14 +343,15 @@ fn bind(listener: &Listener, house: &House) -> Result<(TcpListener, Arc<Route>),
 }
 
 /// Reads what TLS takes on both hops.
-fn terms(listener: &Listener, house: &House) -> Result<Terms, StartError> {
+fn terms(listener: &Listener, limits: &Arc<Limits>, house: &House) -> Result<Terms, StartError> {
     let (address, upstream, key_log) = (listener.address, Arc::clone(&listener.upstream), house.key_log.as_ref());
     let connector = Connector::new(&upstream, &house.timeouts, key_log)
         .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
-    let (stls, tls, demand, allow_from) = (listener.stls, listener.tls, listener.demand, listener.allow_from.clone());
-    Ok(Terms { address, upstream, connector, stls, tls, demand, acceptor, allow_from })
+    let (stls, tls, demand, limits) = (listener.stls, listener.tls, listener.demand, Arc::clone(limits));
+    let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
+    Ok(Terms { address, upstream, connector, stls, tls, demand, acceptor, limits, allow_from, deny_from })
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.

@@ -43,7 +43,7 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
 /// filter gets what it says.
 fn beside_the_view(log: &Log) -> Log {
     let concise = log.file.is_none() && log.filter == "info";
-    let filter = if concise { "info,poptap::session=error" } else { &log.filter };
+    let filter = if concise { "info,poptap::session=error,poptap::admission=error" } else { &log.filter };
     Log { filter: filter.to_owned(), ..log.clone() }
 }
 
@@ -303,7 +303,7 @@ mod tests {
             format: config::LogFormat::Text,
             filter: filter.to_owned(),
         };
-        assert_eq!(beside_the_view(&log("info", None)).filter, "info,poptap::session=error");
+        assert_eq!(beside_the_view(&log("info", None)).filter, "info,poptap::session=error,poptap::admission=error");
         assert_eq!(beside_the_view(&log("debug", None)).filter, "debug");
         assert_eq!(beside_the_view(&log("info", Some("x.log"))).filter, "info");
     }

@@ -118,7 +118,7 @@ impl FromStr for Network {
             return Ok(Self::Any);
         }
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(|network| Self::Of(network.trunc())).map_err(|_| {
+        network.map(|network| Self::Of(canonical(network).trunc())).map_err(|_| {
             Malformed::new(format!("`{text}` is not a network"), "write `192.0.2.0/24`, `2001:db8::/32`, one address, or `any`")
         })
     }
@@ -131,6 +131,13 @@ impl fmt::Display for Network {
             Self::Of(network) => network.fmt(out),
         }
     }
+}
+
+/// IPv4 addresses that are written as IPv6 (`::ffff:192.0.2.0/120`) are IPv4 addresses, as those of clients are.
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else { return network };
+    let bits = if network.max_prefix_len() == 128 { network.prefix_len().checked_sub(96) } else { Some(network.prefix_len()) };
+    bits.and_then(|bits| IpNet::new(address.into(), bits).ok()).unwrap_or(network)
 }
 
 fn scheme_mode(scheme: &str) -> Option<TlsMode> {
@@ -362,9 +369,17 @@ mod tests {
 
     #[test]
     fn networks() {
-        for (text, expected) in
-            [("any", "any"), ("ANY", "any"), ("192.0.2.7/24", "192.0.2.0/24"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
-        {
+        for (text, expected) in [
+            ("any", "any"),
+            ("ANY", "any"),
+            ("192.0.2.7/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("::1", "::1/128"),
+            ("::ffff:192.0.2.7/120", "192.0.2.0/24"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.7/80", "::/80"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+        ] {
             assert_eq!(text.parse::<Network>().unwrap().to_string(), expected, "{text}");
         }
         for text in ["", "192.0.2.0/33", "all", "192.0.2.0/255.255.255.0"] {

@@ -1,10 +1,11 @@
 //! The validated configuration → the file that says the same.
 
 use std::{
-    num::{NonZeroU64, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
@@ -45,7 +46,7 @@ fn to_file(config: &Config) -> File {
             .map(|upstream| unplaced(upstream_section(upstream)))
             .collect(),
         transcript: config.transcript.as_ref().map_or_else(disabled, transcript_section),
-        limits: limits_section(config.limits),
+        limits: limits_section(&config.limits),
         timeouts: timeouts_section(&config.timeouts),
         log: log_section(&config.log),
     }
@@ -72,9 +73,10 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         upstream: Some(unplaced(listener.upstream.name.clone())),
         allow_from: Some(match &listener.allow_from {
             AllowFrom::Loopback => Vec::new(),
-            AllowFrom::Networks(networks) => networks.iter().copied().map(Network::Of).collect(),
+            AllowFrom::Networks(networks) => sections_of(networks),
             AllowFrom::Any => vec![Network::Any],
         }),
+        deny_from: some_networks(&listener.deny_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
@@ -151,8 +153,30 @@ fn keep_section(retention: &Retention) -> KeepSection {
     }
 }
 
-fn limits_section(limits: Limits) -> LimitsSection {
-    LimitsSection { connections: NonZeroUsize::new(limits.connections), outstanding: NonZeroUsize::new(limits.outstanding) }
+fn limits_section(limits: &Limits) -> LimitsSection {
+    let failures = limits.login_failures.and_then(|failures| u32::try_from(failures).ok()).and_then(NonZeroU32::new);
+    LimitsSection {
+        connections: NonZeroUsize::new(limits.connections),
+        sessions_per_client: limits.sessions_per_client.and_then(NonZeroUsize::new),
+        sessions_per_user: limits.sessions_per_user.and_then(NonZeroUsize::new),
+        login_failures: failures.map(unplaced),
+        login_window: Some(Period(limits.login_window)),
+        login_block: Some(Period(limits.login_block)),
+        login_delay: limits.login_delay.map(|delay| unplaced(Period(delay))),
+        commands: limits.commands.and_then(NonZeroU64::new),
+        octets: limits.octets.map(Size),
+        tracked_addresses: NonZeroUsize::new(limits.tracked_addresses),
+        exempt: some_networks(&limits.exempt),
+        outstanding: NonZeroUsize::new(limits.outstanding),
+    }
+}
+
+fn sections_of(networks: &[IpNet]) -> Vec<Network> {
+    networks.iter().copied().map(Network::Of).collect()
+}
+
+fn some_networks(networks: &[IpNet]) -> Option<Spanned<Vec<Network>>> {
+    Some(networks).filter(|networks| !networks.is_empty()).map(|networks| unplaced(sections_of(networks)))
 }
 
 fn timeouts_section(timeouts: &Timeouts) -> TimeoutsSection {

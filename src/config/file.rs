@@ -1,7 +1,7 @@
 //! The configuration file as it is written: every key is optional, none is unknown. `config/poptap.toml` explains them to users.
 
 use std::{
-    num::{NonZeroU64, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
 };
 
@@ -62,6 +62,9 @@ pub(super) struct ListenerSection {
     pub(super) upstream: Option<Spanned<String>>,
     /// Who may connect besides this host's own clients: networks, or `any`.
     pub(super) allow_from: Option<Vec<Network>>,
+    /// Networks whose clients are refused, whatever `allow_from` says, and though they be on this host.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) deny_from: Option<Spanned<Vec<Network>>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
     /// Whether clients must start TLS before they log in, where STLS is offered.
@@ -201,6 +204,29 @@ pub(super) struct KeepSection {
 pub(super) struct LimitsSection {
     /// Connections at one time, over all listeners.
     pub(super) connections: Option<NonZeroUsize>,
+    /// Sessions of one address at one time; of one /64 for IPv6.
+    pub(super) sessions_per_client: Option<NonZeroUsize>,
+    /// Sessions of one user at one time.
+    pub(super) sessions_per_user: Option<NonZeroUsize>,
+    /// After so many refused logins within `login_window`, an address or a user is blocked for `login_block`; at most 100.
+    #[schemars(with = "Option<NonZeroU32>", range(max = 100))]
+    pub(super) login_failures: Option<Spanned<NonZeroU32>>,
+    /// For how long a refused login counts.
+    pub(super) login_window: Option<Period>,
+    /// How long a block lasts.
+    pub(super) login_block: Option<Period>,
+    /// The reply to a refused login is held back for this long, times the number of those that count; at most 30 s.
+    #[schemars(with = "Option<Period>")]
+    pub(super) login_delay: Option<Spanned<Period>>,
+    /// Commands of one session.
+    pub(super) commands: Option<NonZeroU64>,
+    /// Octets of one session, both directions together.
+    pub(super) octets: Option<Size>,
+    /// Addresses, and users, of which failures are remembered.
+    pub(super) tracked_addresses: Option<NonZeroUsize>,
+    /// Networks that no limit for an address holds for.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) exempt: Option<Spanned<Vec<Network>>>,
     /// Commands of one session that may await their reply.
     pub(super) outstanding: Option<NonZeroUsize>,
 }

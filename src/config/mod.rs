@@ -38,7 +38,7 @@ pub struct Config {
     /// The transcript store; `None` when it is turned off.
     pub transcript: Option<Transcript>,
     /// Bounds in number and size.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// Bounds in time.
     pub timeouts: Timeouts,
     /// The operational log.
@@ -56,6 +56,8 @@ pub struct Listener {
     pub upstream: Arc<Upstream>,
     /// Who may connect. Loopback clients always may.
     pub allow_from: AllowFrom,
+    /// Who may not all the same; loopback clients too.
+    pub deny_from: Vec<IpNet>,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.
@@ -281,10 +283,31 @@ pub struct Retention {
 }
 
 /// Bounds in number and size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at one time, over all listeners.
     pub connections: usize,
+    /// Sessions of one address at one time; of one /64 for IPv6.
+    pub sessions_per_client: Option<usize>,
+    /// Sessions of one user at one time.
+    pub sessions_per_user: Option<usize>,
+    /// After so many refused logins within `login_window`, an address or a user is blocked; at most [`Limits::FAILURES`].
+    pub login_failures: Option<usize>,
+    /// For how long a refused login counts.
+    pub login_window: Duration,
+    /// How long a block lasts.
+    pub login_block: Duration,
+    /// What the reply to a refused login is held back for, times the number of those that count; at most
+    /// [`Limits::LONGEST_DELAY`].
+    pub login_delay: Option<Duration>,
+    /// Commands of one session.
+    pub commands: Option<u64>,
+    /// Octets of one session, both directions together.
+    pub octets: Option<u64>,
+    /// Addresses, and as many users, of which refused logins are remembered.
+    pub tracked_addresses: usize,
+    /// Networks whose clients are not counted per address.
+    pub exempt: Vec<IpNet>,
     /// Commands of one session that may await their reply; more stay unread.
     pub outstanding: usize,
 }
@@ -345,6 +368,13 @@ pub enum LogFormat {
     Text,
     /// One object a line.
     Json,
+}
+
+impl Limits {
+    /// Refused logins that are remembered of one address or user.
+    pub const FAILURES: usize = 100;
+    /// The longest time that a reply to a refused login is held back.
+    pub const LONGEST_DELAY: Duration = Duration::from_secs(30);
 }
 
 impl Listener {

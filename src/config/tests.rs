@@ -54,6 +54,10 @@ fn one_url_is_a_whole_configuration() {
     assert_eq!(transcript.wait_limit, Some(Duration::from_secs(5)));
     assert_eq!(config.timeouts.idle, Duration::from_secs(660));
     assert_eq!((config.limits.connections, config.limits.outstanding), (1000, 1000));
+    let limits = &config.limits;
+    let off = (limits.sessions_per_client, limits.sessions_per_user, limits.login_failures, limits.login_delay);
+    assert_eq!((off, limits.commands, limits.octets), ((None, None, None, None), None, None));
+    assert!(limits.exempt.is_empty() && listener.deny_from.is_empty());
 }
 
 #[test]
@@ -151,6 +155,25 @@ file = '/nowhere/poptap.log'
         ]
     );
     assert!(!load_words(Some(file), "").unwrap_err().contains("hunter2"));
+}
+
+#[test]
+fn limits_that_make_no_sense_are_told_with_their_place() {
+    let file =
+        format!("{UPSTREAM}[[listener]]\ndeny_from = ['192.0.2.1', 'any']\n[limits]\nlogin_failures = 101\nexempt = ['any']\n");
+    assert_eq!(
+        faults(&file, ""),
+        [
+            "p.toml:4:13: `deny_from` would turn everybody away",
+            "p.toml:6:18: `limits.login_failures` is 101, and no more than 100 are remembered",
+            "p.toml:7:10: `limits.exempt` would exempt everybody",
+        ]
+    );
+    for wrong in ["sessions_per_client = 0", "login_window = '0s'", "octets = 5", "exempt = ['bogus']", "login_failures = 0"] {
+        assert_eq!(faults(&format!("[limits]\n{wrong}\n"), "pop3://mail").len(), 1, "{wrong}");
+    }
+    let warnings = load_words(Some("[limits]\nlogin_delay = '1m'"), "pop3s://mail").unwrap().warnings;
+    assert_eq!(warnings, ["`limits.login_delay` is 1m: no reply is held back for longer than 30s"]);
 }
 
 #[test]
@@ -253,6 +276,7 @@ const EVERYTHING: &str = "
     address = ':2110'
     upstream = 'main'
     allow_from = ['192.0.2.0/24', '::1']
+    deny_from = ['192.0.2.66', '127.0.0.2']
     stls = 'refuse'
     [[listener]]
     address = '[::1]:0'
@@ -284,6 +308,16 @@ const EVERYTHING: &str = "
     keep_sessions = { age = '1500ms' }
     [limits]
     connections = 7
+    sessions_per_client = 9
+    sessions_per_user = 10
+    login_failures = 11
+    login_window = '12m'
+    login_block = '13m'
+    login_delay = '14ms'
+    commands = 15
+    octets = '16 KiB'
+    tracked_addresses = 17
+    exempt = ['192.0.2.8', '::1']
     outstanding = 8
     [timeouts]
     connect = '1s'

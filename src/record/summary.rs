@@ -218,6 +218,11 @@ impl Tally {
             "client-tls" | "timeout-client-handshake" => because("TLS with the client failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
+            "denied" => because("client turned away: its address is denied"),
+            "client-blocked" => because("client turned away: too many failed logins from its address"),
+            "user-blocked" => because("client turned away: too many failed logins of this user"),
+            "too-many-from-client" => because("client turned away: too many sessions from its address"),
+            "too-many-of-user" => because("client turned away: too many sessions of this user"),
             "too-many-connections" => because("client turned away: too many connections"),
             "transcript-failing" => because("client turned away: the transcript cannot be written"),
             "shutdown" => "stopped by the operator".to_owned(),
@@ -426,6 +431,12 @@ mod tests {
         let late = Closed { reason: "timeout-connect".to_owned(), ..unreachable };
         assert_eq!(tally.finish(&late, 0).verdict, "could not reach the server: connection refused");
         assert_eq!(verdict(&mut tally, "poptap", "shutdown"), "stopped by the operator");
+        for reason in ["denied", "client-blocked", "user-blocked", "too-many-from-client", "too-many-of-user"] {
+            assert!(verdict(&mut tally, "poptap", reason).starts_with("client turned away: "), "{reason}");
+        }
+        let denied = Closed { detail: Some("for 9m more".to_owned()), ..closed("poptap", "user-blocked") };
+        let said = "client turned away: too many failed logins of this user: for 9m more";
+        assert_eq!(tally.finish(&denied, 0).verdict, said);
         tally.violation(Violation { fault: Peer::Client, kind: ViolationKind::TlsOnPlainPort });
         assert_eq!(verdict(&mut tally, "poptap", "violation"), "client's fault: it started TLS on a plain port");
         tally.opaque(OpaqueReason::StartTls);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::{Expiry, Reloader, Route, StartError, Terms, terms};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 
 /// Why nothing was exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +22,10 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Takes over what `config` says of TLS, upstreams and who may come. All of it, or nothing: a file that cannot be used
-    /// leaves everything as it is. Sessions keep what they began with.
+    /// Takes over what `config` says of TLS, upstreams, limits and who may come. All of it, or nothing: a file that cannot be
+    /// used leaves everything as it is. Sessions keep what they began with.
     ///
-    /// Returns what cannot be taken over while running: listeners that came or went.
+    /// Returns what cannot be taken over while running: listeners that came or went, and limits that have a size from the start.
     ///
     /// # Errors
     ///
@@ -38,13 +38,14 @@ impl Reloader {
                 notes.push(format!("the listener {} is no longer configured, and stays until a restart", route.address));
                 continue;
             };
-            let terms = terms(wanted.remove(at), &self.house)?;
+            let terms = terms(wanted.remove(at), &config.limits, &self.house)?;
             fit(&terms)?;
             fresh.push((route, terms));
         }
         notes.extend(
             wanted.iter().map(|listener| format!("the listener {} is new, and has to wait for a restart", listener.address)),
         );
+        notes.extend(unchanged(&self.house.fixed, &config.limits));
         for (route, terms) in fresh {
             exchange(route, terms);
         }
@@ -64,6 +65,18 @@ impl Reloader {
         }
         found
     }
+}
+
+/// What is asked for of limits, and has to wait.
+fn unchanged(fixed: &Limits, wanted: &Limits) -> impl Iterator<Item = String> {
+    let sizes = [
+        ("connections", fixed.connections, wanted.connections),
+        ("tracked_addresses", fixed.tracked_addresses, wanted.tracked_addresses),
+    ];
+    sizes
+        .into_iter()
+        .filter(|(_, fixed, wanted)| fixed != wanted)
+        .map(|(key, fixed, wanted)| format!("`limits.{key}` stays {fixed} until a restart, and is {wanted} then"))
 }
 
 fn exchange(route: &Route, terms: Terms) {

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use toml::Spanned;
 
 use crate::config::{
@@ -36,12 +37,14 @@ impl Resolver<'_> {
             let may_be_plain = address.tls.may_be_plain(demand);
             let server_tls = self.server_tls(address, section, span.clone());
             let allow_from = self.allow_from(address.address, may_be_plain, raw.and_then(|raw| raw.allow_from.as_deref()), span);
+            let deny_from = self.deny_from(raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if let Some(upstream) = upstream {
                 listeners.push(Listener {
                     address: address.address,
                     upstream,
                     allow_from,
+                    deny_from,
                     stls,
                     tls: address.tls,
                     demand,
@@ -130,6 +133,26 @@ impl Resolver<'_> {
             Network::Any => None,
         });
         AllowFrom::Networks(networks.collect())
+    }
+}
+
+impl Resolver<'_> {
+    /// Everybody can be turned away without a listener.
+    fn deny_from(&mut self, section: Option<&ListenerSection>) -> Vec<IpNet> {
+        let Some(denied) = section.and_then(|section| section.deny_from.as_ref()) else { return Vec::new() };
+        self.networks(denied, || Fault::new("`deny_from` would turn everybody away", "name networks, or leave the listener out"))
+    }
+
+    /// The networks of a list in which `any` makes no sense.
+    pub(super) fn networks(&mut self, list: &Spanned<Vec<Network>>, on_any: impl Fn() -> Fault) -> Vec<IpNet> {
+        if list.get_ref().contains(&Network::Any) {
+            self.fault(on_any(), Some(list.span()));
+        }
+        let networks = list.get_ref().iter().filter_map(|network| match network {
+            Network::Of(network) => Some(*network),
+            Network::Any => None,
+        });
+        networks.collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
+mod limits;
 mod listener;
 mod probe;
 mod server_tls;
@@ -11,6 +12,7 @@ use std::{
     collections::BTreeSet,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,9 +21,9 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::RunArgs;
 
 use super::{
-    Config, Limits, Log, Timeouts,
+    Config, Log, Timeouts,
     fault::{Fault, Faults, Place, Source},
-    file::{File, LimitsSection, LogSection, TimeoutsSection},
+    file::{File, LogSection, TimeoutsSection},
     reading,
     store::Environment,
     values::Period,
@@ -105,7 +107,8 @@ impl<'a> Resolver<'a> {
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
         let log = self.log(&file.log);
-        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log, keylog: self.keylog() }
+        let limits = Arc::new(self.limits(&file.limits));
+        Config { listeners, transcript, limits, timeouts, log, keylog: self.keylog() }
     }
 
     fn keylog(&mut self) -> Option<PathBuf> {
@@ -181,12 +184,5 @@ impl<'a> Resolver<'a> {
     /// Whether one of these keys was unreadable, so that its absence means nothing.
     fn is_broken(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.broken.contains(*key))
-    }
-}
-
-fn limits(section: &LimitsSection) -> Limits {
-    Limits {
-        connections: section.connections.map_or(1000, std::num::NonZero::get),
-        outstanding: section.outstanding.map_or(1000, std::num::NonZero::get),
     }
 }

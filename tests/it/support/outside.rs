@@ -220,6 +220,11 @@ impl Poptap {
         Client::to(self.address)
     }
 
+    /// Writes its configuration file anew; it reads that at the next SIGHUP.
+    pub fn reconfigure(&self, configuration: &str) {
+        fs::write(self.folder.path().join("poptap.toml"), configuration).unwrap();
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
