@@ -2,18 +2,21 @@
 
 mod listener;
 mod probe;
+mod rules;
 mod server_tls;
+mod shield;
 mod transcript;
 mod trust;
 mod upstream;
 
 use std::{
     collections::BTreeSet,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::RunArgs;
@@ -102,10 +105,13 @@ impl<'a> Resolver<'a> {
     fn config(&mut self, file: &File) -> Config {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
+        let rules = self.rules(&file.rule, file.policy.dry_run.unwrap_or_default(), &listeners);
+        let shield = self.shield(&file.shield, &rules);
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
+        let limits = self.limits(&file.limits);
         let log = self.log(&file.log);
-        Config { listeners, transcript, limits: limits(&file.limits), timeouts, log, keylog: self.keylog() }
+        Config { listeners, rules, shield, transcript, limits, timeouts, log, keylog: self.keylog() }
     }
 
     fn keylog(&mut self) -> Option<PathBuf> {
@@ -115,6 +121,32 @@ impl<'a> Resolver<'a> {
             file.display()
         ));
         Some(file)
+    }
+
+    fn limits(&mut self, section: &LimitsSection) -> Limits {
+        Limits {
+            connections: section.connections.map_or(1000, std::num::NonZero::get),
+            outstanding: section.outstanding.map_or(1000, std::num::NonZero::get),
+            command_line: self.within(section.command_line.as_ref(), 64..=4000, 512, "64 to 4000 octets"),
+            sasl_line: {
+                let octets = section.sasl_line.as_ref().map(|size| Spanned::new(size.span(), size.get_ref().0));
+                self.within(octets.as_ref(), 1 << 10..=1 << 20, 64 << 10, "1 KiB to 1 MiB")
+            },
+        }
+    }
+
+    fn within<T: Copy + PartialOrd>(
+        &mut self,
+        value: Option<&Spanned<T>>,
+        range: RangeInclusive<T>,
+        default: T,
+        shown: &str,
+    ) -> T {
+        let Some(value) = value else { return default };
+        if !range.contains(value.get_ref()) {
+            self.fault(Fault::new("this limit is out of its range", format!("it may be {shown}")), Some(value.span()));
+        }
+        *value.get_ref()
     }
 
     fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {
@@ -178,15 +210,15 @@ impl<'a> Resolver<'a> {
         self.source.as_ref().map(|source| source.place(span))
     }
 
+    /// Whether something was told of what stands there, so that it is not all that was written.
+    fn has_fault_within(&self, span: &Range<usize>) -> bool {
+        let at = |place: Place| (place.line, place.column);
+        let (start, end) = (self.place(span).map(at), self.place(&(span.end..span.end)).map(at));
+        self.faults.iter().filter_map(|fault| fault.place.clone()).any(|place| (start..end).contains(&Some(at(place))))
+    }
+
     /// Whether one of these keys was unreadable, so that its absence means nothing.
     fn is_broken(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.broken.contains(*key))
-    }
-}
-
-fn limits(section: &LimitsSection) -> Limits {
-    Limits {
-        connections: section.connections.map_or(1000, std::num::NonZero::get),
-        outstanding: section.outstanding.map_or(1000, std::num::NonZero::get),
     }
 }
