@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64Val
 use clap_complete::Shell;
 
 use crate::config::{
-    ApopPolicy, Argument, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
+    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
 const EXAMPLES: &str = "\
@@ -30,6 +30,8 @@ Examples:
       lets old clients of one network speak to a server that wants TLS
   poptap run pop3://192.0.2.7 --listen pop3s://:995 --cert pop.pem --key pop.key
       adds TLS in front of a server that has none
+  poptap run pop3s://pop.example.net --deny DELE --dry-run
+      changes nothing, and records each DELE that would be refused
   poptap run --config /etc/poptap/poptap.toml";
 
 const PROBE_EXAMPLES: &str = "\
@@ -155,6 +157,16 @@ pub struct RunArgs {
     /// What becomes of XCLIENT and XOIP from clients, where the server would believe them [default: refuse].
     #[arg(long, value_name = "WHAT", help_heading = "Server side")]
     pub xclient: Option<XclientPolicy>,
+
+    /// Refuse this command, such as DELE, with `-ERR`; may be given several times. Asked before the rules of the file.
+    #[arg(long, value_name = "WORD", value_parser = Argument::<CommandWord>::new(), help_heading = "Rules")]
+    pub deny: Vec<CommandWord>,
+    /// Let no client delete a message: DELE is answered as if it were done, and the server does not hear of it.
+    #[arg(long, help_heading = "Rules")]
+    pub shield: bool,
+    /// Let no rule act, and record what each would do.
+    #[arg(long, help_heading = "Rules")]
+    pub dry_run: bool,
 
     /// The directory for transcripts, or `-` for JSON Lines on standard output.
     ///
@@ -355,7 +367,7 @@ mod tests {
         let arguments = "poptap -vv run pop3s://mail --listen 2110 --listen [::1]:0 --allow-from 192.0.2.0/24 --stls refuse --apop pass \
                          --xclient pass --upstream-ca ca.pem --transcript - --content lines:5 --reveal-credentials --live never \
                          --log-file x.log --log-format json --config p.toml --listen pop3s://:995 --cert c.pem --key c.key --require-tls \
-                         --keylog k.log";
+                         --keylog k.log --deny dele --deny XFOO --shield --dry-run";
         let cli = Cli::try_parse_from(arguments.split_whitespace()).unwrap();
         assert_eq!(cli.verbosity.level(), 2);
         let Command::Run(args) = cli.command else { panic!("run was asked for") };
@@ -369,6 +381,8 @@ mod tests {
             (args.stls, args.apop, args.xclient),
             (Some(StlsPolicy::Refuse), Some(ApopPolicy::Pass), Some(XclientPolicy::Pass))
         );
+        assert_eq!(args.deny.iter().map(CommandWord::as_str).collect::<Vec<_>>(), ["DELE", "XFOO"]);
+        assert!(args.shield && args.dry_run);
         assert_eq!((args.live, args.log_format), (Live::Never, Some(LogFormat::Json)));
     }
 

@@ -1,5 +1,6 @@
 //! Binds, accepts, admits, and drains.
 
+mod common;
 mod reload;
 
 pub use reload::ReloadError;
@@ -24,10 +25,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use common::{Common, OpenMemory};
+
 use crate::{
     admission::{Admission, Denied, Visit, log_refused_client},
     config::{AllowFrom, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
     net::{Connector, Stream, TlsConfigError},
+    policy::{Memory, MemoryError, Rules},
     record::Store,
     session,
     tap::Pool,
@@ -60,6 +64,7 @@ pub(crate) struct House {
     pub(crate) cut_short: AtomicUsize,
     key_log: Option<KeyLog>,
     admission: Arc<Admission>,
+    memory: OpenMemory,
     /// What cannot be changed any more: the size of what was made at the start.
     fixed: Arc<Limits>,
     permits: Arc<Semaphore>,
@@ -88,6 +93,10 @@ pub(crate) struct Terms {
     /// There where `tls` is not plain.
     pub(crate) acceptor: Option<Acceptor>,
     pub(crate) limits: Arc<Limits>,
+    /// The address that was asked for: what rules call the listener.
+    pub(crate) asked_for: SocketAddr,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) memory: Option<Arc<Memory>>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
 }
@@ -143,6 +152,12 @@ pub enum StartError {
     /// The secrets of TLS connections cannot be written.
     #[error(transparent)]
     KeyLog(#[from] KeyLogError),
+    /// The rules' patterns cannot be compiled together.
+    #[error("cannot prepare the rules: {0}; hint: use fewer or smaller patterns")]
+    Rules(regex::Error),
+    /// What was shielded before cannot be read, or nothing can be remembered.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// TLS to an upstream cannot work.
     #[error("cannot prepare TLS to `{upstream}`: {source}; hint: {}", source.hint())]
     Tls {
@@ -181,11 +196,13 @@ impl Server {
             cut_short: AtomicUsize::new(0),
             key_log,
             admission: Arc::new(Admission::new(config.limits.tracked_addresses)),
+            memory: OpenMemory::default(),
             fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
         };
-        let bound = config.listeners.iter().map(|listener| bind(listener, &config.limits, &house)).collect::<Result<_, _>>()?;
+        let common = Common::new(config, &house.memory)?;
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &house)).collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
     }
 
@@ -334,8 +351,8 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, limits: &Arc<Limits>, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
-    let mut terms = terms(listener, limits, house)?;
+fn bind(listener: &Listener, common: &Common, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
+    let mut terms = terms(listener, common, house)?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
@@ -343,15 +360,30 @@ fn bind(listener: &Listener, limits: &Arc<Limits>, house: &House) -> Result<(Tcp
 }
 
 /// Reads what TLS takes on both hops.
-fn terms(listener: &Listener, limits: &Arc<Limits>, house: &House) -> Result<Terms, StartError> {
+fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, StartError> {
     let (address, upstream, key_log) = (listener.address, Arc::clone(&listener.upstream), house.key_log.as_ref());
     let connector = Connector::new(&upstream, &house.timeouts, key_log)
         .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
-    let (stls, tls, demand, limits) = (listener.stls, listener.tls, listener.demand, Arc::clone(limits));
+    let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
-    Ok(Terms { address, upstream, connector, stls, tls, demand, acceptor, limits, allow_from, deny_from })
+    let Common { limits, rules, memory } = common.clone();
+    Ok(Terms {
+        address,
+        upstream,
+        connector,
+        stls,
+        tls,
+        demand,
+        acceptor,
+        limits,
+        asked_for,
+        rules,
+        memory,
+        allow_from,
+        deny_from,
+    })
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.

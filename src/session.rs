@@ -3,7 +3,11 @@
 mod closing;
 mod secure;
 
-use std::{net::SocketAddr, task::Poll};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    task::Poll,
+};
 
 use tokio::io::Interest;
 
@@ -12,15 +16,15 @@ use crate::{
     config::TlsDemand,
     config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsMode, XclientPolicy},
     net::{ConnectError, Connected, Origin, Stream},
-    policy::{Builtin, ClientHop, Settings},
+    policy::{self, ClientHop, Facts, Policy, Settings},
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
     server::{House, Refusal, Terms, canonical},
-    tap::{Event, Observer, Tap},
+    tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
-use closing::{close, cut_off, cut_short, describe, ended, is_client_there, is_cut, last_line, last_words, ungreeted};
+use closing::{close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, ungreeted};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -39,6 +43,7 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 
 /// Up to the point where octets can be relayed; `None` where there is no session.
 async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
+    let visit = Arc::new(Mutex::new(visit));
     let mut recorder = open(address, terms, house);
     tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
     let client = match (terms.tls, &terms.acceptor) {
@@ -64,9 +69,8 @@ struct Client {
     stream: Stream,
     address: SocketAddr,
     tls: Option<Box<schema::Tls>>,
-    /// Counts the session for as long as it lasts.
-    #[allow(dead_code, reason = "nobody asks it about logins yet")]
-    visit: Visit,
+    /// Counts the session for as long as it lasts; the filter tells it of logins.
+    visit: Arc<Mutex<Visit>>,
 }
 
 async fn connect(client: &Client, terms: &Terms) -> Result<Connected, ConnectError> {
@@ -134,7 +138,7 @@ fn failed(error: &ConnectError) -> schema::Closed {
 struct Session<'a> {
     client: Client,
     upstream: Stream,
-    tap: Tap<Box<Recorder>, Builtin>,
+    tap: Tap<Box<Recorder>, Policy>,
     terms: &'a Terms,
     house: &'a House,
 }
@@ -144,8 +148,11 @@ impl<'a> Session<'a> {
         if let Some(tls) = connected.tls {
             recorder.tls(tls);
         }
-        let filter = Builtin::new(settings(&client, terms));
-        let mut tap = Tap::new(recorder, filter, terms.limits.outstanding, house.pool.clone());
+        let filter = policy(&client, terms, settings(&client, terms));
+        let limits = &terms.limits;
+        let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
+        let tap = Tap::new(recorder, filter, limits.outstanding, house.pool.clone());
+        let mut tap = tap.within(SessionLimits { commands, octets });
         tap.preload(&connected.received);
         Self { client, upstream: connected.stream, tap, terms, house }
     }
@@ -171,7 +178,7 @@ impl<'a> Session<'a> {
         };
         let settings = settings(&client, terms);
         if terms.upstream.proxy_protocol == ProxyProtocol::Off {
-            tap.secured(Builtin::new(settings));
+            tap.secured(policy(&client, terms, settings));
             return Some(Self { client, upstream, tap, terms, house });
         }
         drop(upstream);
@@ -184,7 +191,7 @@ impl<'a> Session<'a> {
                 if let Some(tls) = connected.tls {
                     tap.observer().tls(tls);
                 }
-                tap.secured_anew(Builtin::new(Settings { drop_greeting: true, ..settings }));
+                tap.secured_anew(policy(&client, terms, Settings { drop_greeting: true, ..settings }));
                 tap.preload(&connected.received);
                 upstream = connected.stream;
                 Some(Self { client, upstream, tap, terms, house })
@@ -203,6 +210,7 @@ impl<'a> Session<'a> {
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, terms));
         let closed = match (&ungreeted, &outcome) {
             (Some(error), _) => failed(error),
+            (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
             (None, Some(outcome)) => describe(outcome, tap.has_quit()),
             (None, None) => cut_short(house),
         };
@@ -217,6 +225,24 @@ impl<'a> Session<'a> {
         }
         let _ended: Option<()> = finish(tap, closed);
     }
+}
+
+/// What decides in a session from here on.
+fn policy(client: &Client, terms: &Terms, settings: Settings) -> Policy {
+    let facts = Facts {
+        client: client.address.ip(),
+        listener: terms.asked_for,
+        upstream: &terms.upstream.name,
+        tls: client.tls.is_some(),
+    };
+    let guard = policy::Terms {
+        rules: terms.rules.for_session(&facts),
+        caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
+        memory: terms.memory.clone(),
+        upstream: terms.upstream.name.as_str().into(),
+        visit: Arc::clone(&client.visit),
+    };
+    Policy::new(settings, Some(guard))
 }
 
 fn settings(client: &Client, terms: &Terms) -> Settings {
@@ -239,7 +265,7 @@ fn settings(client: &Client, terms: &Terms) -> Settings {
 }
 
 /// Writes the end into the transcript and into the log.
-fn finish<T>(mut tap: Tap<Box<Recorder>, Builtin>, mut closed: schema::Closed) -> Option<T> {
+fn finish<T>(mut tap: Tap<Box<Recorder>, Policy>, mut closed: schema::Closed) -> Option<T> {
     if closed.reason != "quit"
         && let Some(detail) = &closed.detail
     {

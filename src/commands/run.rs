@@ -237,8 +237,8 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match error {
             StartError::Bind { .. } | StartError::Tls { .. } => exit::UNAVAILABLE,
-            StartError::Acceptor { .. } => exit::CONFIG,
-            StartError::KeyLog(_) => exit::IO,
+            StartError::Acceptor { .. } | StartError::Rules(_) => exit::CONFIG,
+            StartError::KeyLog(_) | StartError::Memory(_) => exit::IO,
         };
         Self::new(code, error)
     }

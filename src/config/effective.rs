@@ -1,5 +1,7 @@
 //! The validated configuration → the file that says the same.
 
+mod rules;
+
 use std::{
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     sync::Arc,
@@ -9,11 +11,12 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Config, Limits, Listener, Log, Network, Place, Retention, ServerTls, Timeouts, TlsMode, Transcript, Upstream,
+    AllowFrom, Config, Limits, Listener, Log, Network, Place, Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript,
+    Upstream,
     address::ListenAddress,
     file::{
-        File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, TimeoutsSection,
-        TranscriptSection, UpstreamSection,
+        File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
+        TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     values::{Period, Size, WaitLimit},
 };
@@ -45,6 +48,9 @@ fn to_file(config: &Config) -> File {
             .into_iter()
             .map(|upstream| unplaced(upstream_section(upstream)))
             .collect(),
+        rule: config.rules.iter().map(|rule| unplaced(rules::section(rule))).collect(),
+        policy: policy_section(&config.rules),
+        shield: shield_section(&config.shield),
         transcript: config.transcript.as_ref().map_or_else(disabled, transcript_section),
         limits: limits_section(&config.limits),
         timeouts: timeouts_section(&config.timeouts),
@@ -116,6 +122,15 @@ fn upstream_section(upstream: &Upstream) -> UpstreamSection {
     }
 }
 
+/// Where no rule acts, somebody asked for that.
+fn policy_section(rules: &[Rule]) -> PolicySection {
+    PolicySection { dry_run: Some(!rules.is_empty() && rules.iter().all(|rule| !rule.enforced)) }
+}
+
+fn shield_section(shield: &Shield) -> ShieldSection {
+    ShieldSection { remember: Some(shield.remember), keep: Some(Period(shield.keep)), dir: shield.dir.clone().map(unplaced) }
+}
+
 fn disabled() -> TranscriptSection {
     TranscriptSection { enabled: Some(false), ..TranscriptSection::default() }
 }
@@ -168,6 +183,8 @@ fn limits_section(limits: &Limits) -> LimitsSection {
         tracked_addresses: NonZeroUsize::new(limits.tracked_addresses),
         exempt: some_networks(&limits.exempt),
         outstanding: NonZeroUsize::new(limits.outstanding),
+        command_line: Some(unplaced(limits.command_line)),
+        sasl_line: Some(unplaced(Size(limits.sasl_line))),
     }
 }
 

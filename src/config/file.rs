@@ -13,6 +13,7 @@ use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
+    rule::RuleSection,
     values::{Period, Size, WaitLimit},
 };
 
@@ -35,10 +36,20 @@ pub(super) struct File {
     #[serde(default)]
     #[schemars(with = "Vec<UpstreamSection>")]
     pub(super) upstream: Vec<Spanned<UpstreamSection>>,
+    /// What clients may do; the first rule whose conditions all hold decides.
+    #[serde(default)]
+    #[schemars(with = "Vec<RuleSection>")]
+    pub(super) rule: Vec<Spanned<RuleSection>>,
+    /// All rules together.
+    #[serde(default)]
+    pub(super) policy: PolicySection,
+    /// Messages that are kept from being deleted.
+    #[serde(default)]
+    pub(super) shield: ShieldSection,
     /// The transcript store.
     #[serde(default)]
     pub(super) transcript: TranscriptSection,
-    /// Bounds in number.
+    /// Bounds in number and size.
     #[serde(default)]
     pub(super) limits: LimitsSection,
     /// Bounds in time.
@@ -198,7 +209,28 @@ pub(super) struct KeepSection {
     pub(super) segments: Option<NonZeroU64>,
 }
 
-/// Bounds in number.
+/// All rules together.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicySection {
+    /// Whether no rule acts, and it is only recorded what they would do.
+    pub(super) dry_run: Option<bool>,
+}
+
+/// Messages that a `shield` rule keeps from being deleted.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShieldSection {
+    /// Whether they stay hidden in later sessions.
+    pub(super) remember: Option<bool>,
+    /// For how long after they were last seen on the server.
+    pub(super) keep: Option<Period>,
+    /// The directory for what is remembered.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) dir: Option<Spanned<PathBuf>>,
+}
+
+/// Bounds in number and size.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitsSection {
@@ -229,6 +261,12 @@ pub(super) struct LimitsSection {
     pub(super) exempt: Option<Spanned<Vec<Network>>>,
     /// Commands of one session that may await their reply.
     pub(super) outstanding: Option<NonZeroUsize>,
+    /// Octets of a command line with its line end, where there are rules.
+    #[schemars(with = "Option<usize>", range(min = 64, max = 4000))]
+    pub(super) command_line: Option<Spanned<usize>>,
+    /// The same of an AUTH line and of a SASL response: 1 KiB to 1 MiB.
+    #[schemars(with = "Option<Size>")]
+    pub(super) sasl_line: Option<Spanned<Size>>,
 }
 
 /// Bounds in time.

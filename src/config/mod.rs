@@ -7,6 +7,7 @@ mod file;
 mod provision;
 mod reading;
 mod resolve;
+mod rule;
 mod security;
 mod store;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
+pub use rule::{CommandWord, Pattern, ReplyShape, Rule, RuleAction, Shield, SizeBound, When};
 pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
 pub use store::store;
 pub use values::{Argument, Period, Size, WaitLimit};
@@ -35,6 +37,10 @@ pub use values::{Argument, Period, Size, WaitLimit};
 pub struct Config {
     /// Where clients are accepted; at least one.
     pub listeners: Vec<Listener>,
+    /// What clients may do, those of the command line first; asked in this order.
+    pub rules: Vec<Rule>,
+    /// Messages that rules keep from being deleted.
+    pub shield: Shield,
     /// The transcript store; `None` when it is turned off.
     pub transcript: Option<Transcript>,
     /// Bounds in number and size.
@@ -310,6 +316,10 @@ pub struct Limits {
     pub exempt: Vec<IpNet>,
     /// Commands of one session that may await their reply; more stay unread.
     pub outstanding: usize,
+    /// Octets of a command line with its line end, where there are rules: 64 to 4000.
+    pub command_line: usize,
+    /// The same of an AUTH line and of a SASL response: 1 KiB to 1 MiB.
+    pub sasl_line: u64,
 }
 
 /// Bounds in time.

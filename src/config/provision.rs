@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Config, Place,
+    Config, Place, RuleAction,
     fault::{Fault, Faults},
 };
 
-/// Tries whether transcripts and log could be written as this user; what was created for it is removed again.
+/// Tries whether transcripts, log and what the shield remembers could be written as this user; what was created for it is removed again.
 ///
 /// Certificates need no trying: [`load`](super::load) has read them.
 ///
@@ -27,7 +27,10 @@ pub fn provision(config: &Config) -> Result<(), Faults> {
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         unwritable("the log", parent.unwrap_or(Path::new(".")))
     });
-    let faults: Vec<_> = store.into_iter().chain(log).collect();
+    let shields = config.rules.iter().any(|rule| rule.action == RuleAction::Shield);
+    let memory = config.shield.dir.as_ref().filter(|_| shields && config.shield.remember);
+    let shield = memory.and_then(|directory| unwritable("shielded messages", directory));
+    let faults: Vec<_> = store.into_iter().chain(log).chain(shield).collect();
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 

@@ -79,15 +79,22 @@ fn take_out_misshapen(source: &Source, document: &mut DeTable<'_>) -> (Vec<Fault
             table.remove(key);
         }
     };
-    for key in ["listener", "upstream"] {
+    for key in ["listener", "upstream", "rule"] {
         shape(document, key, &format!("[[{key}]]"));
     }
-    for key in ["transcript", "limits", "timeouts", "log"] {
+    for key in ["policy", "shield", "transcript", "limits", "timeouts", "log"] {
         shape(document, key, &format!("[{key}]"));
     }
     if let Some(DeValue::Table(transcript)) = document.get_mut("transcript").map(Spanned::get_mut) {
         for key in ["keep_events", "keep_sessions"] {
             shape(transcript, key, &format!("[transcript.{key}]"));
+        }
+    }
+    if let Some(DeValue::Array(rules)) = document.get_mut("rule").map(Spanned::get_mut) {
+        for rule in rules.iter_mut() {
+            if let DeValue::Table(rule) = rule.get_mut() {
+                shape(rule, "when", "[rule.when]");
+            }
         }
     }
     (faults, broken)

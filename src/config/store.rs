@@ -31,15 +31,30 @@ impl Environment {
         }
     }
 
-    /// systemd's state directory, the XDG one, or the one that XDG falls back to.
-    fn default_directory(&self) -> Option<PathBuf> {
-        // systemd separates several directories by colons; the XDG specification ignores relative paths.
+    /// Where transcripts are when nothing else is said.
+    fn transcript(&self) -> Option<PathBuf> {
+        self.systemd().map(|path| path.join("transcript")).or_else(|| self.of_user())
+    }
+
+    /// Where the shield remembers messages when nothing else is said.
+    pub(super) fn shield(&self) -> Option<PathBuf> {
+        self.systemd().or_else(|| self.of_user()).map(|path| path.join("shield"))
+    }
+
+    /// systemd's state directory.
+    fn systemd(&self) -> Option<PathBuf> {
+        // It separates several by colons.
         let first = |list: &OsString| env::split_paths(list).next();
+        self.state_directory.as_ref().and_then(first).filter(|path| path.is_absolute())
+    }
+
+    /// The XDG state directory, or the one that XDG falls back to.
+    fn of_user(&self) -> Option<PathBuf> {
+        // The XDG specification ignores relative paths.
         let absolute = |path: &OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
-        let systemd = self.state_directory.as_ref().and_then(first).filter(|path| path.is_absolute());
-        let xdg = || self.xdg_state_home.as_ref().and_then(absolute).map(|path| path.join("poptap"));
+        let xdg = self.xdg_state_home.as_ref().and_then(absolute).map(|path| path.join("poptap"));
         let home = || self.home.as_ref().and_then(absolute).map(|path| path.join(".local/state/poptap"));
-        systemd.map(|path| path.join("transcript")).or_else(xdg).or_else(home)
+        xdg.or_else(home)
     }
 }
 
@@ -82,7 +97,7 @@ pub(super) fn place(chosen: Option<&Path>, environment: &Environment) -> Result<
     match chosen {
         Some(path) if path == Path::new("-") => Ok(Place::Stdout),
         Some(path) => Ok(Place::Directory(path.to_owned())),
-        None => environment.default_directory().map(Place::Directory).ok_or_else(|| {
+        None => environment.transcript().map(Place::Directory).ok_or_else(|| {
             Fault::new(
                 "there is no place for transcripts: STATE_DIRECTORY, XDG_STATE_HOME and HOME are all unset",
                 "name one with `--transcript DIR` or `dir` under `[transcript]`, or use `--no-transcript`",
@@ -111,6 +126,9 @@ mod tests {
         ] {
             let found = place(None, &environment(variables.0, variables.1, variables.2)).ok();
             assert_eq!(found, expected.map(|path| Place::Directory(path.into())), "{variables:?}");
+            let shield = environment(variables.0, variables.1, variables.2).shield();
+            let beside = expected.map(|path| Path::new(path.trim_end_matches("/transcript")).join("shield"));
+            assert_eq!(shield, beside, "{variables:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whole configurations: files and flags together.
 
 mod listener_tls;
+mod rules;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
@@ -58,6 +59,9 @@ fn one_url_is_a_whole_configuration() {
     let off = (limits.sessions_per_client, limits.sessions_per_user, limits.login_failures, limits.login_delay);
     assert_eq!((off, limits.commands, limits.octets), ((None, None, None, None), None, None));
     assert!(limits.exempt.is_empty() && listener.deny_from.is_empty());
+    assert_eq!((config.limits.command_line, config.limits.sasl_line), (512, 64 << 10));
+    assert_eq!(config.rules, []);
+    assert_eq!(config.shield, Shield { remember: true, keep: Duration::from_secs(90 * 86_400), dir: None });
 }
 
 #[test]
@@ -319,6 +323,8 @@ const EVERYTHING: &str = "
     tracked_addresses = 17
     exempt = ['192.0.2.8', '::1']
     outstanding = 8
+    command_line = 4000
+    sasl_line = '1025'
     [timeouts]
     connect = '1s'
     handshake = '2s'
@@ -340,6 +346,8 @@ fn the_effective_configuration_loads_again_to_the_same() {
     for loaded in [
         config(None, "pop3s://mail"),
         config(Some(EVERYTHING), ""),
+        config(Some(rules::EVERYTHING), "--deny NOOP --shield"),
+        config(Some(rules::EVERYTHING), "--dry-run"),
         config(Some("[transcript]\nenabled = false"), "pop3://mail"),
         config(None, "pop3://mail --no-transcript"),
     ] {
@@ -369,14 +377,14 @@ fn the_example_names_every_key() {
     assert_eq!(keys_of_example(&text), keys_of_schema());
 }
 
-/// `section.key`, set or commented out.
+/// `section.key`, both set or commented out.
 fn keys_of_example(text: &str) -> BTreeSet<String> {
     let mut section = String::new();
     let mut keys = BTreeSet::new();
-    for line in text.lines() {
+    for line in text.lines().map(|line| line.trim_start_matches("# ")) {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']).to_owned();
-        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ")
+        } else if let Some((key, _)) = line.split_once(" = ")
             && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
         {
             keys.insert(format!("{section}.{key}"));
@@ -418,7 +426,17 @@ fn the_schema_accepts_the_example_and_refuses_what_is_wrong() {
     let json = |text: &str| serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
     assert!(validator.is_valid(&json(&fs::read_to_string(in_repository("config/poptap.toml")).unwrap())));
     assert!(validator.is_valid(&json(&effective(&config(None, "pop3s://mail --no-transcript")).unwrap())));
-    for wrong in ["lisener = 1", "[limits]\nconnections = 0", "[transcript]\ncontent = 'all'", "[[upstream]]\nurl = 'mail'"] {
+    assert!(validator.is_valid(&json(rules::EVERYTHING)));
+    assert!(validator.is_valid(&json(&effective(&config(Some(rules::EVERYTHING), "--shield")).unwrap())));
+    for wrong in [
+        "lisener = 1",
+        "[[rule]]\naction = 'alow'",
+        "[[rule]]\nwhen = { message = 0 }",
+        "[limits]\ncommand_line = 63",
+        "[limits]\nconnections = 0",
+        "[transcript]\ncontent = 'all'",
+        "[[upstream]]\nurl = 'mail'",
+    ] {
         assert!(!validator.is_valid(&json(wrong)), "{wrong}");
     }
 }

@@ -10,6 +10,7 @@ use super::{
     ContentPolicy, Pin,
     address::{ListenAddress, Network, UpstreamUrl},
     fault::Malformed,
+    rule::{self, CommandWord, NamePattern, OctetPattern, SizeBound, Word},
 };
 
 /// A number of octets, at least 1: `64 MiB`, `10 MB`, `4096`.
@@ -163,6 +164,14 @@ written_as_text! {
     UpstreamUrl: "UpstreamUrl", r"^[A-Za-z3+]+://", "a URL such as \"pop3s://pop.example.net\"";
     Pin: "Pin", r"^sha256(:|//)[0-9A-Za-z+/=:]+$", "a pin: \"sha256:\" and 64 hexadecimal digits, or base64";
     Network: "Network", r"^([Aa][Nn][Yy]|[0-9a-fA-F.:]+(/[0-9]+)?)$", "a network such as \"192.0.2.0/24\", or \"any\"";
+    CommandWord: "CommandWord", r"^[!-~]{1,255}$", "the word that a command begins with, such as \"DELE\"";
+    rule::Name: "RuleName", r"^[^\x00-\x1f\x7f-\x9f]{1,64}$", "1 to 64 characters";
+    rule::Line: "Line", r"^[^\x00-\x1f\x7f-\x9f]{0,500}$", "up to 500 octets of text in one line";
+    rule::Text: "Text", r"^[^\x00-\x1f\x7f-\x9f]{0,500}$", "up to 500 octets of text in one line, without a status";
+    Word: "Word", r"^[!-~]{1,64}$", "one word";
+    OctetPattern: "OctetPattern", r"", "a regular expression that is looked for in octets";
+    NamePattern: "NamePattern", r"", "a regular expression for a whole name";
+    SizeBound: "SizeBound", r"^\s*[<>]=?\s*[0-9.]+\s*[A-Za-z]*\s*$", "a bound such as \">10 MiB\"";
 }
 
 struct Text<T> {

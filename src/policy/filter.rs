@@ -79,6 +79,12 @@ impl Filter for Policy {
         self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line))
     }
 
+    fn responded(&mut self, _auth: Ordinal, line: &[u8], whole: bool) {
+        if let Some(guard) = &mut self.guard {
+            guard.responded(line, whole);
+        }
+    }
+
     fn replied(&mut self, reply: Replied<'_>) -> After {
         self.guard.as_mut().map_or(After::GoOn, |guard| guard.replied(reply))
     }

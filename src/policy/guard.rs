@@ -9,11 +9,12 @@ use super::{
     login::{self, Login},
     memory::Memory,
     replies::{Replies, ReplyEdits, rewrite_text},
-    rules::{Applicable, Compiled, Question, RuleAction, normalise},
+    rules::{Applicable, Compiled, Question, normalise},
     shield::{self, Change, Course, Shield},
 };
 use crate::{
     admission::Visit,
+    config::RuleAction,
     pop3::{Command, Keyword, Ordinal, Stage, Status, Wants},
     tap::{Action, After, Asked, Caps, Context, Edit, Note, Replied, Rule, SaslVerdict, Told, Verdict},
 };
@@ -243,8 +244,15 @@ impl Guard {
 
     // ── SASL ──
 
+    /// A response in a session without enforced rules, or a long one.
+    pub(super) fn responded(&mut self, line: &[u8], whole: bool) {
+        if !self.rules.is_enforced() || !whole {
+            self.login.response(line, whole);
+        }
+    }
+
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8]) -> SaslVerdict {
-        if !self.login.response(line) {
+        if !self.login.response(line, true) {
             return SaslVerdict::Forward;
         }
         let user = self.login.current().map(str::to_owned);
@@ -290,7 +298,9 @@ impl Guard {
 
     fn logged_in(&mut self) -> After {
         let user = self.login.current().map(str::to_owned);
-        match self.visit().logged_in(user.as_deref()) {
+        let mut visit = self.visit();
+        // Who it is may have been told only in the exchange.
+        match visit.attempt(user.as_deref()).and_then(|()| visit.logged_in(user.as_deref())) {
             Ok(()) => After::GoOn,
             Err(denied) => {
                 After::Dismiss { text: Arc::from(denied.client_line().as_bytes()), rule: Rule::BuiltIn(denied.reason()) }

@@ -58,13 +58,13 @@ impl Login {
         }
     }
 
-    /// A SASL response. Returns whether it told who it is.
-    pub(super) fn response(&mut self, line: &[u8]) -> bool {
+    /// A SASL response, or the beginning of one. Returns whether it told who it is.
+    pub(super) fn response(&mut self, line: &[u8], whole: bool) -> bool {
         let Some(exchange) = &mut self.exchange else { return false };
         let step = exchange.step;
         exchange.step += 1;
         exchange.cancelled = line == b"*";
-        let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, true);
+        let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, whole);
         let Some(user) = said.acts_as.or(said.user) else { return false };
         self.named = Some(user);
         true
@@ -127,7 +127,7 @@ mod tests {
     fn told(login: &mut Login, lines: &[&str]) -> Option<String> {
         for (n, line) in (1..).zip(lines) {
             match line.strip_prefix("> ") {
-                Some(response) => drop(login.response(response.as_bytes())),
+                Some(response) => drop(login.response(response.as_bytes(), true)),
                 None => login.forwarded(n, &Command::parse(line.as_bytes())),
             }
         }

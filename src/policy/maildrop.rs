@@ -2,10 +2,8 @@
 //!
 //! A maildrop is locked for the length of a session (RFC 1939 §4), so what was listed at its beginning holds to its end.
 
+use super::memory::Mark;
 use crate::tap::Question;
-
-/// A digest that stands for a message in the memory of the shield.
-pub(super) type Mark = [u8; 16];
 
 /// More messages than this in one maildrop are not shielded: 40 octets each are kept for the length of the session.
 pub(super) const MOST_MESSAGES: usize = 1_000_000;
@@ -27,8 +25,8 @@ pub(super) struct Message {
     pub(super) number: u64,
     /// Its octets, as LIST says.
     pub(super) size: u64,
-    /// Zeros where UIDL was not asked.
-    pub(super) mark: Mark,
+    /// Where UIDL was asked.
+    pub(super) mark: Option<Mark>,
     pub(super) sight: Sight,
 }
 
@@ -63,12 +61,12 @@ impl Maildrop {
         if !in_order || number == 0 {
             return Err(Unusable::Malformed);
         }
-        self.messages.push(Message { number, size, mark: Mark::default(), sight: Sight::Shown });
+        self.messages.push(Message { number, size, mark: None, sight: Sight::Shown });
         Ok(())
     }
 
     /// A line of the answer to UIDL, which was asked behind LIST: `place` counts the lines from 0. Returns the UIDL.
-    pub(super) fn identified<'a>(&mut self, place: usize, line: &'a [u8]) -> Result<(&'a [u8], &mut Mark), Unusable> {
+    pub(super) fn identified<'a>(&mut self, place: usize, line: &'a [u8]) -> Result<(&'a [u8], &mut Option<Mark>), Unusable> {
         let (number, rest) = number_at_start(line).ok_or(Unusable::Malformed)?;
         let uid = rest.trim_ascii();
         let message = self.messages.get_mut(place).filter(|message| message.number == number && !uid.is_empty());
@@ -81,13 +79,13 @@ impl Maildrop {
     }
 
     /// The digests of all messages.
-    pub(super) fn marks(&self) -> impl Iterator<Item = &Mark> {
-        self.messages.iter().map(|message| &message.mark)
+    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.messages.iter().filter_map(|message| message.mark)
     }
 
     /// Puts messages out of sight, and numbers the others anew.
     pub(super) fn hide(&mut self, is_hidden: impl Fn(&Mark) -> bool) {
-        for message in self.messages.iter_mut().filter(|message| is_hidden(&message.mark)) {
+        for message in self.messages.iter_mut().filter(|message| message.mark.as_ref().is_some_and(&is_hidden)) {
             message.sight = Sight::Hidden;
             self.absent.0 += 1;
             self.absent.1 += message.size;
@@ -156,7 +154,7 @@ impl Maildrop {
 
     /// The digests of what was deleted in this session.
     pub(super) fn gone(&self) -> Vec<Mark> {
-        self.messages.iter().filter(|message| message.sight == Sight::Gone).map(|message| message.mark).collect()
+        self.messages.iter().filter(|message| message.sight == Sight::Gone).filter_map(|message| message.mark).collect()
     }
 
     /// STAT's count and octets, without what is out of sight.
@@ -195,7 +193,7 @@ pub(super) fn number_at_start(text: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::memory::Memory, *};
 
     fn maildrop(sizes: &[u64]) -> Maildrop {
         let mut maildrop = Maildrop::default();
@@ -203,13 +201,17 @@ mod tests {
             maildrop.listed(format!("{number} {size}\r\n").as_bytes()).unwrap();
             let line = format!("{number} uid{number}\r\n");
             let (uid, mark) = maildrop.identified(number - 1, line.as_bytes()).unwrap();
-            mark[..uid.len()].copy_from_slice(uid);
+            *mark = Some(mark_of(uid));
         }
         maildrop
     }
 
+    fn mark_of(uid: &[u8]) -> Mark {
+        Memory::account_of("server", "bob").mark(uid)
+    }
+
     fn hides(numbers: &'static [u64]) -> impl Fn(&Mark) -> bool {
-        |mark| numbers.iter().any(|number| mark.starts_with(format!("uid{number}").as_bytes()))
+        |mark| numbers.iter().any(|number| *mark == mark_of(format!("uid{number}").as_bytes()))
     }
 
     #[test]

@@ -229,6 +229,11 @@ impl Memory {
     /// with.
     #[must_use]
     pub fn account(&self, upstream: &str, user: &str) -> Account {
+        Self::account_of(upstream, user)
+    }
+
+    /// The same without a memory.
+    pub(super) fn account_of(upstream: &str, user: &str) -> Account {
         let mut begun = Context::new(&SHA256);
         for part in [upstream, "\0", &user.to_lowercase(), "\0"] {
             begun.update(part.as_bytes());

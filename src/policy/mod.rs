@@ -1,8 +1,18 @@
 //! What poptap refuses or edits.
 
 mod builtin;
+mod filter;
+mod guard;
+mod login;
+mod maildrop;
 mod mechanisms;
 mod memory;
+mod replies;
+mod rules;
+mod shield;
 
 pub use builtin::{Builtin, ClientHop, Settings};
+pub use filter::Policy;
+pub use guard::Terms;
 pub use memory::{Account, Mark, Memory, MemoryError};
+pub use rules::{Applicable, Compiled, Facts, Findings, Question, Rules, normalise};

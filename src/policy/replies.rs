@@ -7,10 +7,11 @@ use std::{
 
 use super::{
     maildrop::number_at_start,
-    rules::{Compiled, RuleAction},
+    rules::Compiled,
     shield::Change,
 };
 use crate::{
+    config::RuleAction,
     pop3::{Capability, Keyword, Ordinal, Status, Wants},
     tap::{Addition, Edit, Replied, Rule},
 };
@@ -38,18 +39,18 @@ struct Due {
 /// What rules make of the reply to one command.
 #[derive(Clone, Default)]
 pub(super) struct ReplyEdits {
-    rules: Vec<Compiled>,
+    rules: Vec<Arc<Compiled>>,
     /// Capabilities that are still to be added.
     to_add: Vec<(String, Rule)>,
 }
 
 impl ReplyEdits {
     /// A rule on the server's side, whose conditions the command meets.
-    pub(super) fn add(&mut self, rule: &Compiled) {
+    pub(super) fn add(&mut self, rule: &Arc<Compiled>) {
         if let RuleAction::AddCapability(lines) = &rule.action {
             self.to_add.extend(lines.iter().rev().map(|line| (line.clone(), Rule::Named(rule.name.clone()))));
         }
-        self.rules.push(rule.clone());
+        self.rules.push(Arc::clone(rule));
     }
 
     /// What has to be seen of the reply.
@@ -79,7 +80,7 @@ impl ReplyEdits {
 
     fn capability(&self, line: &[u8]) -> Edit {
         let capability = Capability::parse(line);
-        let removes = |rule: &&Compiled| match &rule.action {
+        let removes = |rule: &&Arc<Compiled>| match &rule.action {
             RuleAction::RemoveCapability(tags) => tags.iter().any(|tag| capability.is(tag)),
             _ => false,
         };

@@ -91,7 +91,7 @@ impl Shield {
             (Told::Line(line), Survey::Uidl(place, progress @ Progress::Answered)) => {
                 let identified = self.maildrop.identified(*place, line).map(|(uid, mark)| {
                     if let Some((_, account)) = &self.memory {
-                        *mark = account.mark(uid);
+                        *mark = Some(account.mark(uid));
                     }
                 });
                 *place += 1;
@@ -132,7 +132,7 @@ impl Shield {
     /// Hides what is remembered.
     fn begin(&mut self) {
         if let Some((memory, _)) = &self.memory {
-            let marks: Vec<_> = self.maildrop.marks().copied().filter(|mark| memory.remembers(mark)).collect();
+            let marks: Vec<_> = self.maildrop.marks().filter(|mark| memory.remembers(mark)).collect();
             memory.seen(&marks);
             self.maildrop.hide(|mark| memory.remembers(mark));
         }
@@ -178,9 +178,10 @@ impl Shield {
             Some(Message { sight: Sight::Gone, .. }) => Course::Refuse(DELETED),
             Some(message) if message.number == number => Course::Forward(Wants::default(), Change::Nothing),
             Some(message) => {
-                let line = [command.keyword.name().as_bytes(), b" ", message.number.to_string().as_bytes(), rest.trim_ascii_end(), b"\r\n"];
+                let servers = message.number.to_string();
+                let line = [command.keyword.name().as_bytes(), b" ", servers.as_bytes(), rest.trim_ascii_end(), b"\r\n"].concat();
                 let change = if wants.status { Change::Number(number) } else { Change::Nothing };
-                Course::Renumber(line.concat(), wants, change)
+                Course::Renumber(line, wants, change)
             }
             None if self.maildrop.is_renumbered() => Course::Refuse(NO_SUCH_MESSAGE),
             None => Course::Forward(Wants::default(), Change::Nothing),

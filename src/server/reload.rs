@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::{Expiry, Reloader, Route, StartError, Terms, terms};
+use super::{Common, Expiry, Reloader, Route, StartError, Terms, terms};
 use crate::config::{Config, Limits};
 
 /// Why nothing was exchanged.
@@ -22,7 +22,7 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Takes over what `config` says of TLS, upstreams, limits and who may come. All of it, or nothing: a file that cannot be
+    /// Takes over what `config` says of TLS, upstreams, rules, limits and who may come. All of it, or nothing: a file that cannot be
     /// used leaves everything as it is. Sessions keep what they began with.
     ///
     /// Returns what cannot be taken over while running: listeners that came or went, and limits that have a size from the start.
@@ -31,6 +31,7 @@ impl Reloader {
     ///
     /// [`ReloadError`], with what cannot be used.
     pub fn reload(&self, config: &Config) -> Result<Vec<String>, ReloadError> {
+        let common = Common::new(config, &self.house.memory)?;
         let mut wanted: Vec<_> = config.listeners.iter().collect();
         let (mut fresh, mut notes) = (Vec::new(), Vec::new());
         for route in &self.routes {
@@ -38,7 +39,7 @@ impl Reloader {
                 notes.push(format!("the listener {} is no longer configured, and stays until a restart", route.address));
                 continue;
             };
-            let terms = terms(wanted.remove(at), &config.limits, &self.house)?;
+            let terms = terms(wanted.remove(at), &common, &self.house)?;
             fit(&terms)?;
             fresh.push((route, terms));
         }

@@ -14,7 +14,7 @@ use crate::{
     record::{Recorder, schema},
     relay::{Ending, Hop, Limit, Outcome},
     server::{House, Terms},
-    tap::{Violation, ViolationKind},
+    tap::{Rule, Violation, ViolationKind},
 };
 
 /// How long a last line of poptap's own may take to reach the client.
@@ -67,6 +67,17 @@ pub(super) fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
         Outcome::StartTls => ended("poptap", "client-tls"),
         Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
         Outcome::RecordFull => ended("poptap", "transcript-full"),
+        // Whoever knows the rule says it.
+        Outcome::Dismissed => ended("poptap", "policy"),
+    }
+}
+
+/// The end of a session that a rule or a limit ended.
+pub(super) fn dismissed(rule: Option<&Rule>) -> schema::Closed {
+    match rule {
+        Some(Rule::BuiltIn(name)) => ended("poptap", name),
+        Some(Rule::Named(name)) => schema::Closed { detail: Some(format!("rule `{name}`")), ..ended("poptap", "policy") },
+        None => ended("poptap", "policy"),
     }
 }
 
@@ -125,7 +136,11 @@ pub(super) fn last_line(outcome: &Outcome, terms: &Terms) -> Option<&'static str
         (ViolationKind::HttpRequest, _) => "-ERR [SYS/PERM] this is a POP3 server, not a web server\r\n",
         // Before its +OK; behind the +OK of a server there is no place for a line in clear.
         (ViolationKind::PlaintextBehindStls, TlsMode::Stls) => "-ERR [SYS/PERM] nothing may follow STLS before TLS stands\r\n",
-        (ViolationKind::UnreadableBeforeTls, _) => "-ERR [SYS/TEMP] the server's answers could not be understood\r\n",
+        (ViolationKind::UnreadableBeforeTls | ViolationKind::UnreadableUnderRules | ViolationKind::ReplyLineTooLong, _) => {
+            "-ERR [SYS/TEMP] the server's answers could not be understood\r\n"
+        }
+        (ViolationKind::TooManyCommands, _) => "-ERR [SYS/PERM] too many commands for one session\r\n",
+        (ViolationKind::TooManyOctets, _) => "-ERR [SYS/PERM] too much data for one session\r\n",
         _ => return None,
     })
 }

@@ -261,7 +261,10 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl 
             observer.on(&Event::Decision(Decision::of(Some(n), action, &rule)));
             noted(observer, filter, Some(n));
         }
-        Fate::Sasl { auth } => label_sasl(tracker, observer, &command, auth, line),
+        Fate::Sasl { auth } => {
+            label_sasl(tracker, observer, &command, auth, line);
+            filter.responded(auth, line.text, line.is_whole());
+        }
         Fate::Open | Fate::Command { .. } => {
             let wants = if let Fate::Command { wants } = fate { wants } else { Wants::default() };
             let (first, idle) = (tracker.lines() == 0, !tracker.awaits_server());

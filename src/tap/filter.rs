@@ -34,6 +34,9 @@ pub trait Filter {
         SaslVerdict::Forward
     }
 
+    /// A SASL response of AUTH `auth` was forwarded that the filter was not asked about: its beginning, and whether that is all.
+    fn responded(&mut self, _auth: Ordinal, _line: &[u8], _whole: bool) {}
+
     /// A status line that the server sent, before any edit; asked once for each reply.
     fn replied(&mut self, _reply: Replied<'_>) -> After {
         After::GoOn

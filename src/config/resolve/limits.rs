@@ -2,6 +2,8 @@
 
 use std::{num::NonZero, time::Duration};
 
+use toml::Spanned;
+
 use crate::config::{Limits, fault::Fault, file::LimitsSection, values::Period};
 
 use super::Resolver;
@@ -28,7 +30,14 @@ impl Resolver<'_> {
             tracked_addresses: section.tracked_addresses.map_or(65_536, NonZero::get),
             exempt,
             outstanding: section.outstanding.map_or(1000, NonZero::get),
+            command_line: self.within(section.command_line.as_ref(), 64..=4000, 512, "64 to 4000 octets"),
+            sasl_line: self.sasl_line(section),
         }
+    }
+
+    fn sasl_line(&mut self, section: &LimitsSection) -> u64 {
+        let octets = section.sasl_line.as_ref().map(|size| Spanned::new(size.span(), size.get_ref().0));
+        self.within(octets.as_ref(), 1 << 10..=1 << 20, 64 << 10, "1 KiB to 1 MiB")
     }
 
     /// Each that counts is remembered with its time.

@@ -3,19 +3,22 @@
 mod limits;
 mod listener;
 mod probe;
+mod rules;
 mod server_tls;
+mod shield;
 mod transcript;
 mod trust;
 mod upstream;
 
 use std::{
     collections::BTreeSet,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::RunArgs;
@@ -104,11 +107,14 @@ impl<'a> Resolver<'a> {
     fn config(&mut self, file: &File) -> Config {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
+        let rules = self.rules(&file.rule, file.policy.dry_run.unwrap_or_default(), &listeners);
+        let shield = self.shield(&file.shield, &rules);
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
+        let limits = self.limits(&file.limits);
         let log = self.log(&file.log);
-        let limits = Arc::new(self.limits(&file.limits));
-        Config { listeners, transcript, limits, timeouts, log, keylog: self.keylog() }
+        let limits = Arc::new(limits);
+        Config { listeners, rules, shield, transcript, limits, timeouts, log, keylog: self.keylog() }
     }
 
     fn keylog(&mut self) -> Option<PathBuf> {
@@ -118,6 +124,20 @@ impl<'a> Resolver<'a> {
             file.display()
         ));
         Some(file)
+    }
+
+    fn within<T: Copy + PartialOrd>(
+        &mut self,
+        value: Option<&Spanned<T>>,
+        range: RangeInclusive<T>,
+        default: T,
+        shown: &str,
+    ) -> T {
+        let Some(value) = value else { return default };
+        if !range.contains(value.get_ref()) {
+            self.fault(Fault::new("this limit is out of its range", format!("it may be {shown}")), Some(value.span()));
+        }
+        *value.get_ref()
     }
 
     fn timeouts(&mut self, section: &TimeoutsSection) -> Timeouts {
@@ -179,6 +199,13 @@ impl<'a> Resolver<'a> {
 
     fn place(&self, span: &Range<usize>) -> Option<Place> {
         self.source.as_ref().map(|source| source.place(span))
+    }
+
+    /// Whether something was told of what stands there, so that it is not all that was written.
+    fn has_fault_within(&self, span: &Range<usize>) -> bool {
+        let at = |place: Place| (place.line, place.column);
+        let (start, end) = (self.place(span).map(at), self.place(&(span.end..span.end)).map(at));
+        self.faults.iter().filter_map(|fault| fault.place.clone()).any(|place| (start..end).contains(&Some(at(place))))
     }
 
     /// Whether one of these keys was unreadable, so that its absence means nothing.

@@ -1,0 +1,48 @@
+//! What all listeners' terms have in common: limits, rules, and what the shield remembers.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use super::StartError;
+use crate::{
+    config::{Config, Limits, RuleAction},
+    policy::{Memory, Rules},
+};
+
+/// Made anew at a reload.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) limits: Arc<Limits>,
+    pub(super) rules: Arc<Rules>,
+    /// There where a rule shields and messages are remembered.
+    pub(super) memory: Option<Arc<Memory>>,
+}
+
+/// The memory that is open. One process holds a directory once, so it outlives a reload.
+#[derive(Default)]
+pub(super) struct OpenMemory(Mutex<Option<(PathBuf, Arc<Memory>)>>);
+
+impl Common {
+    /// Compiles the rules, and opens the memory where one is needed and not open yet.
+    pub(super) fn new(config: &Config, open: &OpenMemory) -> Result<Self, StartError> {
+        let rules = Rules::new(&config.rules).map_err(StartError::Rules)?;
+        Ok(Self { limits: Arc::clone(&config.limits), rules: Arc::new(rules), memory: open.of(config)? })
+    }
+}
+
+impl OpenMemory {
+    fn of(&self, config: &Config) -> Result<Option<Arc<Memory>>, StartError> {
+        let shields = config.rules.iter().any(|rule| rule.enforced && rule.action == RuleAction::Shield);
+        let Some(dir) = config.shield.dir.as_ref().filter(|_| shields && config.shield.remember) else { return Ok(None) };
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, memory)) = open.as_ref().filter(|(place, _)| place == dir) {
+            return Ok(Some(Arc::clone(memory)));
+        }
+        let memory = Arc::new(Memory::open(dir, config.shield.keep, SystemTime::now)?);
+        *open = Some((dir.clone(), Arc::clone(&memory)));
+        Ok(Some(memory))
+    }
+}
