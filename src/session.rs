@@ -240,7 +240,7 @@ fn policy(client: &Client, terms: &Terms, settings: Settings) -> Policy {
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
         upstream: terms.upstream.name.as_str().into(),
-        visit: Arc::clone(&client.visit),
+        visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))
 }

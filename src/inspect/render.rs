@@ -100,6 +100,9 @@ fn command(command: &Command, number: Option<u64>) -> Line {
     if !command.forwarded {
         line = aside(line, "not forwarded");
     }
+    if command.own {
+        line = aside(line, "asked by poptap, not by the client");
+    }
     line
 }
 
@@ -179,18 +182,28 @@ fn unsolicited(unsolicited: &Unsolicited) -> Line {
 }
 
 fn decision(decision: &Decision) -> Line {
-    let done = match decision.action.as_str() {
-        "answer" => "answers it instead of the server",
-        "remove-line" => "leaves a line out of the server's answer",
-        "edit-line" => "changes a line of the server's",
-        "add-line" => "adds a line to the server's answer",
-        "close" => "closes the session",
-        other => other,
-    };
+    let action = decision.action.as_str();
+    let (done, would) = DECISIONS.iter().find(|(name, ..)| *name == action).map_or((action, action), |known| (known.1, known.2));
+    let what = if decision.enforced { format!("poptap {done}") } else { format!("poptap would {would}, were this no dry run") };
     let command = decision.n.map_or_else(String::new, |n| format!("command {n}: "));
     let often = if decision.again > 0 { format!(", {} more", human::plural(decision.again, "time")) } else { String::new() };
-    remark(Look::Own, &format!("{command}poptap {done}{often} (rule {})", decision.rule))
+    let line = decision.line.as_ref().map_or_else(String::new, |line| format!(": {line}"));
+    remark(Look::Own, &format!("{command}{what}{line}{often} (rule {})", decision.rule))
 }
+
+/// What a decision did, and what it would have done.
+const DECISIONS: [(&str, &str, &str); 10] = [
+    ("allow", "lets it pass", "let it pass"),
+    ("answer", "answers it instead of the server", "answer it instead of the server"),
+    ("rewrite", "sends another line in its place", "send another line in its place"),
+    ("shield", "keeps the deletion from the server", "keep the deletion from the server"),
+    ("tag", "takes note of it", "take note of it"),
+    ("remove-line", "leaves a line out of the server's answer", "leave a line out of the server's answer"),
+    ("edit-line", "changes a line of the server's", "change a line of the server's"),
+    ("add-line", "adds a line to the server's answer", "add a line to the server's answer"),
+    ("delay", "holds the answer back", "hold the answer back"),
+    ("close", "closes the session", "close the session"),
+];
 
 fn opaque(opaque: &Opaque) -> Line {
     let dropped = match opaque.dropped_replies {

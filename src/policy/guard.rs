@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
@@ -29,7 +29,7 @@ pub(super) struct Guard {
     upstream: Arc<str>,
     /// There from the login on, where messages are shielded or their sizes are needed.
     shield: Option<Shield>,
-    visit: Arc<Mutex<Visit>>,
+    visit: Option<Arc<Mutex<Visit>>>,
     pub(super) replies: Replies,
     notes: VecDeque<Note>,
     /// An AUTH whose exchange is still to tell who it is for: its line, to be judged then.
@@ -46,8 +46,16 @@ pub struct Terms {
     pub memory: Option<Arc<Memory>>,
     /// The upstream's name.
     pub upstream: Arc<str>,
-    /// The client's stay.
-    pub(crate) visit: Arc<Mutex<Visit>>,
+    /// The client's stay; without one there are no limits on logins.
+    pub(crate) visit: Option<Arc<Mutex<Visit>>>,
+}
+
+impl Terms {
+    /// Rules alone: nothing is remembered, and nothing counted.
+    #[must_use]
+    pub fn of_rules(rules: Applicable, caps: Caps) -> Self {
+        Self { rules, caps, memory: None, upstream: Arc::from(""), visit: None }
+    }
 }
 
 impl Guard {
@@ -74,7 +82,7 @@ impl Guard {
 
     /// Whether the limits on logins have to see each.
     pub(super) fn watches_logins(&self) -> bool {
-        self.visit().watches_logins()
+        self.visit().is_some_and(|visit| visit.watches_logins())
     }
 
     pub(super) fn note(&mut self) -> Option<Note> {
@@ -211,7 +219,7 @@ impl Guard {
             return None;
         }
         let user = self.login.subject(command);
-        let denied = self.visit().attempt(user.as_deref()).err()?;
+        let denied = self.visit()?.attempt(user.as_deref()).err()?;
         let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
         Some(Verdict::Dismiss { text, rule })
     }
@@ -256,7 +264,7 @@ impl Guard {
             return SaslVerdict::Forward;
         }
         let user = self.login.current().map(str::to_owned);
-        if let Err(denied) = self.visit().attempt(user.as_deref()) {
+        if let Some(Err(denied)) = self.visit().map(|mut visit| visit.attempt(user.as_deref())) {
             let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
             return SaslVerdict::Dismiss { text, rule };
         }
@@ -298,7 +306,7 @@ impl Guard {
 
     fn logged_in(&mut self) -> After {
         let user = self.login.current().map(str::to_owned);
-        let mut visit = self.visit();
+        let Some(mut visit) = self.visit() else { return After::GoOn };
         // Who it is may have been told only in the exchange.
         match visit.attempt(user.as_deref()).and_then(|()| visit.logged_in(user.as_deref())) {
             Ok(()) => After::GoOn,
@@ -310,7 +318,7 @@ impl Guard {
 
     fn refused(&mut self) -> After {
         let user = self.login.current().map(str::to_owned);
-        let failed = self.visit().failed(user.as_deref());
+        let Some(failed) = self.visit().map(|mut visit| visit.failed(user.as_deref())) else { return After::GoOn };
         match failed.denied {
             Some(denied) => {
                 After::Dismiss { text: Arc::from(denied.client_line().as_bytes()), rule: Rule::BuiltIn(denied.reason()) }
@@ -390,8 +398,8 @@ impl Guard {
         self.shield.as_ref()
     }
 
-    fn visit(&self) -> std::sync::MutexGuard<'_, Visit> {
-        self.visit.lock().unwrap_or_else(PoisonError::into_inner)
+    fn visit(&self) -> Option<MutexGuard<'_, Visit>> {
+        self.visit.as_ref().map(|visit| visit.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -4,17 +4,22 @@
 //! LF; `C. text` and `S. text` octets without any line end. `\xNN`, `\r`, `\n`, `\\` are escapes, `*N` at the end of the text
 //! repeats its last octet N times. Lines of one side that follow each other arrive in one segment when the cuts allow it;
 //! `--` alone parts them. `C!` and `S!` end a side's stream; at `T!` TLS stands on
-//! the client's hop. `# option` sets an option of the built-in handling.
+//! the client's hop. `# option` sets an option of the built-in handling, and lines that begin with `#|` are a part of the
+//! configuration file: rules.
 //! With `POPTAP_BLESS=1` the golden transcripts are written anew.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path, sync::Arc};
 
 use poptap::{
-    policy::{Builtin, ClientHop, Settings},
+    policy::{ClientHop, Facts, Policy, Rules, Settings, Terms},
     pop3::Peer,
+    tap::Caps,
 };
 
-use crate::support::play::{Cuts, Played, Step, pieces_of, play_both, random_pieces};
+use crate::support::{
+    play::{Cuts, Played, Step, pieces_of, play_both, random_pieces},
+    rules,
+};
 
 #[test]
 fn dialogues_in_every_chunking() {
@@ -35,11 +40,14 @@ fn dialogues_in_every_chunking() {
 }
 
 fn replay(path: &Path) -> Result<(), String> {
-    let (settings, steps) = parse(&fs::read_to_string(path).unwrap());
+    let playbook = fs::read_to_string(path).unwrap();
+    let (settings, steps) = parse(&playbook);
+    let rules = rules_in(&playbook);
     let golden_path = path.with_extension("golden");
     let replayed = |cuts: Cuts<'_>| {
         let inside_tls = Settings { client: ClientHop::Tls, ..settings };
-        render(&play_both(Builtin::new(settings), Some(Builtin::new(inside_tls)), &steps, cuts))
+        let (outside, inside) = (policy(settings, rules.as_ref(), false), policy(inside_tls, rules.as_ref(), true));
+        render(&play_both(outside, Some(inside), &steps, cuts))
     };
     let whole = replayed(&mut pieces_of(usize::MAX));
     if std::env::var_os("POPTAP_BLESS").is_some() {
@@ -56,6 +64,17 @@ fn replay(path: &Path) -> Result<(), String> {
         same(&golden, &played, &format!("cut at random with seed {seed}"))?;
     }
     Ok(())
+}
+
+fn rules_in(playbook: &str) -> Option<Arc<Rules>> {
+    let lines: Vec<&str> = playbook.lines().filter_map(|line| line.strip_prefix("#| ")).collect();
+    (!lines.is_empty()).then(|| rules::compiled(&lines.join("\n")))
+}
+
+fn policy(settings: Settings, rules: Option<&Arc<Rules>>, tls: bool) -> Policy {
+    let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "server", tls };
+    let caps = Caps { command: 512, sasl: 2048 };
+    Policy::new(settings, rules.map(|rules| Terms::of_rules(rules.for_session(&facts), caps)))
 }
 
 fn same(golden: &str, played: &str, how: &str) -> Result<(), String> {
@@ -88,7 +107,8 @@ fn render(played: &Played) -> String {
 
 fn is_of_client(event: &str) -> bool {
     event.starts_with("C ")
-        || event.starts_with("P Answer")
+        || ["P Answer", "P Allow", "P Rewrite", "P Shield", "P Tag"].iter().any(|start| event.starts_with(start))
+        || event.starts_with("P Close") && event.contains("of client")
         || event.contains("Client:")
         || event.contains("client data")
         || event.contains("unfinished Client")
@@ -114,6 +134,7 @@ fn parse(playbook: &str) -> (Settings, Vec<Step>) {
         let peer = if mark.starts_with('C') { Peer::Client } else { Peer::Upstream };
         match mark {
             "# " => option(&mut settings, text),
+            "#|" => {}
             "--" => apart = true,
             "T!" => steps.push(Step::Secured),
             "C!" | "S!" => steps.push(Step::Ends(peer)),
