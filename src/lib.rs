@@ -22,7 +22,7 @@
 //!
 //! # The path of an octet
 //!
-//! 1. [`server`] accepts a client, gives it a place under the cap on connections, and starts its session: one task.
+//! 1. [`server`] accepts a client, gives it a place under the caps ([`admission`]), and starts its session: one task.
 //! 2. The session dials the server through [`net`]; TLS stands before the client's first octet is looked at.
 //! 3. [`relay::relay`] reads into a [`tap::Flow`], while the tap wants more from that side. Not to read is all the
 //!    back-pressure there is.
@@ -41,7 +41,8 @@
 //! |---|---|
 //! | [`cli`], [`config`] | what a person may type; the same, resolved and validated once |
 //! | [`commands`] | what each command does, and its exit code |
-//! | [`server`], `session` | listeners, admission, draining; one client's life from accept to close |
+//! | [`server`], `session` | listeners, draining; one client's life from accept to close |
+//! | [`admission`] | how many sessions and refused logins an address or a user has, and what is too much |
 //! | [`relay`] | the poll loop, how streams end, time limits |
 //! | [`net`], [`tls`] | the way to a server; trust, handshakes, certificates |
 //! | [`tap`] | two flows, events, filters: what may pass, and when |

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::Subscriber;
+use tracing::{Dispatch, Subscriber};
 use tracing_appender::{
     non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard},
     rolling::{RollingFileAppender, Rotation},
@@ -33,11 +33,21 @@ use crate::config::{Log, LogFormat, LogRotation};
 ///
 /// When a filter cannot be read, the log file cannot be opened, or logging was started before.
 pub fn start(log: &Log, verbosity: i8, stderr_is_terminal: bool) -> Result<Guard, StartError> {
+    let (dispatch, guard) = prepare(log, verbosity, stderr_is_terminal)?;
+    dispatch.try_init().map_err(|_| StartError::Twice)?;
+    Ok(guard)
+}
+
+/// What [`start`] starts, for a thread that is to log by itself (`tracing::dispatcher::with_default`).
+///
+/// # Errors
+///
+/// When a filter cannot be read, or the log file cannot be opened.
+pub fn prepare(log: &Log, verbosity: i8, stderr_is_terminal: bool) -> Result<(Dispatch, Guard), StartError> {
     let filter = choose_filter(|name| env::var(name).ok(), verbosity, &log.filter)?;
     let colour = log.file.is_none() && stderr_is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (writer, guard) = open(log)?;
-    subscriber(filter, log.format, colour, writer).try_init().map_err(|_| StartError::Twice)?;
-    Ok(guard)
+    Ok((Dispatch::new(subscriber(filter, log.format, colour, writer)), guard))
 }
 
 /// Keeps the log running; dropped, it writes out what is still waiting, for up to a second.

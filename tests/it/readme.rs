@@ -13,10 +13,11 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
+    "docs/limits.md",
     "docs/transcript.md",
     "certs/README.md",
     "packaging/README.md",

@@ -73,6 +73,11 @@ impl Proxy {
         self.addresses[0]
     }
 
+    /// Where it listens for the `number`th time, from 0.
+    pub(crate) fn nth_address(&self, number: usize) -> SocketAddr {
+        self.addresses[number]
+    }
+
     /// Where the listener of that kind is, of those that [`Self::start_with_every_listener`] started.
     pub(crate) fn listener(&self, mode: Mode) -> SocketAddr {
         self.addresses[MODES.iter().position(|other| *other == mode).unwrap()]
@@ -120,6 +125,12 @@ impl Proxy {
     pub(crate) fn stop(mut self) -> Transcript {
         self.end();
         Transcript::read(&self.folder(), self.log.join("\n"))
+    }
+
+    /// As [`Self::stop`]; returns the whole log instead, a line each.
+    pub(crate) fn stop_for_log(mut self) -> String {
+        self.end();
+        self.log.iter().flat_map(|line| [line, "\n"]).collect()
     }
 
     fn end(&mut self) {
@@ -178,8 +189,8 @@ pub(crate) fn poptap(home: &Path) -> Command {
     command
 }
 
-/// The address in a log line that says `listening on ADDR:PORT`.
+/// The address in a log line that says `listening on ADDR:PORT`, be it text or JSON.
 fn listening_on(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on ")?;
-    rest.split_whitespace().next()?.trim_end_matches([',', ';', '.']).parse().ok()
+    rest.split([' ', '"']).next()?.trim_end_matches([',', ';', '.']).parse().ok()
 }
