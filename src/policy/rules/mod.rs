@@ -1,0 +1,227 @@
+//! The user's rules: which of them hold for a command. What becomes of it is done elsewhere.
+//!
+//! A command is judged on its way, so this is made to cost next to nothing where no rule holds: conditions that are settled when
+//! a session begins are looked at once, and the patterns of all rules are looked for in one pass over the line.
+
+mod compiled;
+mod normal;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Cow,
+    cell::OnceCell,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use regex::bytes::{RegexSet, SetMatches};
+
+use crate::{
+    config::{Pattern, Rule, RuleAction},
+    pop3::Stage,
+};
+
+pub use compiled::Compiled;
+pub use normal::normalise;
+
+/// All rules, compiled; shared by all sessions.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Compiled>,
+    lines: RegexSet,
+    users: RegexSet,
+}
+
+impl Rules {
+    /// Compiles rules. An empty list is a valid one.
+    ///
+    /// # Errors
+    ///
+    /// When the patterns, each of which is known to compile, do not together.
+    pub fn new(rules: &[Rule]) -> Result<Self, regex::Error> {
+        let (mut lines, mut users) = (Vec::new(), Vec::new());
+        let rules: Result<_, _> = rules.iter().map(|rule| Compiled::new(rule, &mut lines, &mut users)).collect();
+        Ok(Self { rules: rules?, lines: Pattern::set_of_octets(&lines)?, users: Pattern::set_of_names(&users)? })
+    }
+
+    /// Those that may hold in a session. Where TLS starts within it (STLS), ask again.
+    #[must_use]
+    pub fn for_session(self: &Arc<Self>, facts: &Facts<'_>) -> Applicable {
+        let chosen = |wanted: fn(&Compiled) -> bool| -> Box<[usize]> {
+            let all = self.rules.iter().enumerate();
+            all.filter(|(_, rule)| rule.is_possible(facts) && wanted(rule)).map(|(index, _)| index).collect()
+        };
+        Applicable {
+            rules: Arc::clone(self),
+            commands: chosen(|rule| !rule.is_for_greeting()),
+            without_line: chosen(|rule| !rule.is_for_greeting() && !rule.has_line()),
+            greeting: chosen(Compiled::is_for_greeting),
+        }
+    }
+}
+
+/// What is known when a session begins, and stays.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The client's address; an IPv4 address within IPv6 is taken for what it is.
+    pub client: IpAddr,
+    /// The listener that it came to, its address as configured.
+    pub listener: SocketAddr,
+    /// The name of the mail server that it is carried to.
+    pub upstream: &'a str,
+    /// Whether the client's hop is TLS.
+    pub tls: bool,
+}
+
+/// The rules that may hold in one session, in order.
+#[derive(Clone, Debug)]
+pub struct Applicable {
+    rules: Arc<Rules>,
+    /// Those for commands and their replies.
+    commands: Box<[usize]>,
+    /// Those of them that hold whatever the line is like.
+    without_line: Box<[usize]>,
+    greeting: Box<[usize]>,
+}
+
+impl Applicable {
+    /// Whether there are none at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// Whether any of them acts.
+    #[must_use]
+    pub fn is_enforced(&self) -> bool {
+        self.all().any(|rule| rule.enforced)
+    }
+
+    /// Whether any of them asks for the size of a message, even if it does not act.
+    #[must_use]
+    pub fn wants_sizes(&self) -> bool {
+        self.all().any(Compiled::has_size)
+    }
+
+    /// Whether one that acts asks for the size of a message.
+    #[must_use]
+    pub fn enforces_sizes(&self) -> bool {
+        self.all().any(|rule| rule.enforced && rule.has_size())
+    }
+
+    /// Whether a DELE of this user's may be shielded. A user who is not known yet may be anybody.
+    #[must_use]
+    pub fn may_shield(&self, user: Option<&str>) -> bool {
+        let users = user.map(|user| Hits::new(&self.rules.users, user.as_bytes().into()));
+        self.all().any(|rule| rule.enforced && rule.action == RuleAction::Shield && rule.is_of(users.as_ref()))
+    }
+
+    /// Whether one that acts edits what CAPA lists.
+    #[must_use]
+    pub fn edits_capabilities(&self) -> bool {
+        let edits = |action: &RuleAction| matches!(action, RuleAction::RemoveCapability(_) | RuleAction::AddCapability(_));
+        self.all().any(|rule| rule.enforced && edits(&rule.action))
+    }
+
+    /// Whether one that acts edits the text of replies.
+    #[must_use]
+    pub fn edits_replies(&self) -> bool {
+        self.all().any(|rule| rule.enforced && matches!(rule.action, RuleAction::RewriteReply { .. }))
+    }
+
+    /// Those that edit the greeting, or would, in order: each is for what the one before it made.
+    pub fn greeting(&self) -> impl Iterator<Item = &Compiled> {
+        self.greeting.iter().map(|index| &self.rules.rules[*index])
+    }
+
+    /// What the rules say to a command.
+    #[must_use]
+    pub fn judge(&self, question: &Question<'_>) -> Findings<'_> {
+        let has_lines = self.without_line.len() < self.commands.len();
+        let line = if has_lines { normalise(question.line) } else { Cow::default() };
+        let lines = Hits::new(&self.rules.lines, line);
+        let users = question.user.map(|user| Hits::new(&self.rules.users, user.as_bytes().into()));
+        let asked = if has_lines && lines.any() { &self.commands } else { &self.without_line };
+        let mut findings = Findings::default();
+        for rule in asked.iter().map(|index| &self.rules.rules[*index]) {
+            if rule.holds(question, &lines, users.as_ref()) && findings.take(rule) {
+                break;
+            }
+        }
+        findings
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Compiled> {
+        self.commands.iter().chain(&self.greeting).map(|index| &self.rules.rules[*index])
+    }
+}
+
+/// A command, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The line as it came; its line end may be there or not.
+    pub line: &'a [u8],
+    /// Its first word, see [`Command::word`](crate::pop3::Command::word).
+    pub word: &'a [u8],
+    /// Before or after the login.
+    pub stage: Stage,
+    /// Who logged in, or tries to.
+    pub user: Option<&'a str>,
+    /// The number of the message that it is about.
+    pub message: Option<u64>,
+    /// The size of that message in octets.
+    pub size: Option<u64>,
+}
+
+/// The rules that hold for a command.
+#[derive(Clone, Debug, Default)]
+pub struct Findings<'a> {
+    /// The one that decides; none forwards the command.
+    pub decides: Option<&'a Compiled>,
+    /// Those before it that act without deciding (`tag`, and edits of the reply), in order.
+    pub beside: Vec<&'a Compiled>,
+    /// Those before it that do not act, and would, in order.
+    pub would: Vec<&'a Compiled>,
+}
+
+impl<'a> Findings<'a> {
+    /// Whether this settles it.
+    fn take(&mut self, rule: &'a Compiled) -> bool {
+        if !rule.enforced {
+            self.would.push(rule);
+        } else if rule.action.decides() {
+            self.decides = Some(rule);
+        } else {
+            self.beside.push(rule);
+        }
+        self.decides.is_some()
+    }
+}
+
+/// Which patterns are in a text: looked for when it is first asked, and all at once.
+struct Hits<'a> {
+    patterns: &'a RegexSet,
+    text: Cow<'a, [u8]>,
+    found: OnceCell<Option<SetMatches>>,
+}
+
+impl<'a> Hits<'a> {
+    fn new(patterns: &'a RegexSet, text: Cow<'a, [u8]>) -> Self {
+        Self { patterns, text, found: OnceCell::new() }
+    }
+
+    fn any(&self) -> bool {
+        self.found().is_some()
+    }
+
+    fn has(&self, pattern: usize) -> bool {
+        self.found().is_some_and(|found| found.matched(pattern))
+    }
+
+    /// Telling that there is none is quick, and takes no memory; telling which is neither.
+    fn found(&self) -> Option<&SetMatches> {
+        let find = || self.patterns.is_match(&self.text).then(|| self.patterns.matches(&self.text));
+        self.found.get_or_init(find).as_ref()
+    }
+}
