@@ -14,11 +14,13 @@ use divan::{
     counter::{BytesCount, ItemsCount},
 };
 use poptap::{
-    pop3::{Body, Command, Peer},
+    policy::{Applicable, Facts, Question, Rules},
+    pop3::{Body, Command, Peer, Stage},
     record::{Recorder, Store},
     tap::{Event, Observer, Untouched},
 };
-use support::{Session, filter, message, recorder, transcript};
+use std::sync::Arc;
+use support::{Session, filter, message, recorder, rules, transcript};
 
 fn main() {
     divan::main();
@@ -74,6 +76,54 @@ fn body_scanned(bencher: Bencher<'_, '_>) {
             rest = &rest[body.step(black_box(rest)).consumed..];
         }
     });
+}
+
+/// What the rules cost a command that none of them holds for.
+mod judging {
+    use super::*;
+
+    fn applicable(count: usize, conditions: impl Fn(usize) -> String) -> Applicable {
+        let rule = |number| format!("[[rule]]\nname = '{number}'\naction = 'deny'\nwhen = {{ {} }}\n", conditions(number));
+        let rules = Arc::new(Rules::new(&rules(&(0..count).map(rule).collect::<String>())).expect("they compile"));
+        let facts = Facts {
+            client: [192, 0, 2, 1].into(),
+            listener: ([127, 0, 0, 1], 1110).into(),
+            upstream: "pop3://server.invalid",
+            tls: false,
+        };
+        rules.for_session(&facts)
+    }
+
+    fn judge(bencher: Bencher<'_, '_>, rules: &Applicable) {
+        let question = Question {
+            line: b"NOOP",
+            word: b"NOOP",
+            stage: Stage::Transaction,
+            user: Some("somebody@example.net"),
+            user_pending: false,
+            message: None,
+            size: None,
+        };
+        assert!(rules.judge(&question).decides.is_none());
+        bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
+            black_box(rules.judge(black_box(&question)));
+        });
+    }
+
+    #[divan::bench(args = [0, 1, 100])]
+    fn lines(bencher: Bencher<'_, '_>, count: usize) {
+        judge(bencher, &applicable(count, |number| format!("line = '^(top|retr) {number}( |$)'")));
+    }
+
+    #[divan::bench(args = [1, 100])]
+    fn words(bencher: Bencher<'_, '_>, count: usize) {
+        judge(bencher, &applicable(count, |number| format!("command = ['DELE', 'X{number}']")));
+    }
+
+    #[divan::bench(args = [1, 100])]
+    fn users(bencher: Bencher<'_, '_>, count: usize) {
+        judge(bencher, &applicable(count, |number| format!("stage = 'transaction', user = 'user{number}@.*'")));
+    }
 }
 
 mod exchanges {

@@ -26,6 +26,19 @@ pub fn transcript(folder: &Path, options: &[&str]) -> Transcript {
     config::load(&arguments).expect("the options are valid").config.transcript.expect("a transcript was asked for")
 }
 
+/// The rules of a configuration file.
+pub fn rules(file: &str) -> Vec<config::Rule> {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("poptap.toml");
+    std::fs::write(&path, file).expect("a temporary file");
+    let path = path.to_str().expect("a temporary directory has a plain name");
+    let words = ["poptap", "run", "pop3://server.invalid", "--no-transcript", "--config", path];
+    let Command::Run(arguments) = Cli::try_parse_from(words).expect("the options are valid").command else {
+        unreachable!("run was asked for")
+    };
+    config::load(&arguments).expect("the file is valid").config.rules
+}
+
 /// A recorder of a session that was just opened.
 pub fn recorder(store: &Store) -> Recorder {
     store.recorder(schema::Opened {

@@ -13,11 +13,12 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
     "docs/limits.md",
+    "docs/policy.md",
     "docs/transcript.md",
     "certs/README.md",
     "packaging/README.md",
@@ -67,16 +68,34 @@ fn every_setting_is_accepted() {
     }
     assert!(settings.len() > 5, "{settings:?}");
     for setting in settings {
-        let section = ["apop", "proxy_protocol", "xclient"]
-            .iter()
-            .find(|key| setting.starts_with(*key))
-            .map_or("transcript", |_| "upstream");
         let upstream = "[[upstream]]\nurl = \"pop3://192.0.2.1\"\n";
-        let section = if section == "upstream" { String::new() } else { format!("[{section}]\n") };
+        let rule = "[[rule]]\nname = 'r'\naction = 'tag'\n";
+        let section = match setting.split(' ').next().unwrap() {
+            "apop" | "proxy_protocol" | "xclient" => String::new(),
+            "mode" => rule.to_owned(),
+            "stage" => format!("{rule}[rule.when]\n"),
+            _ => "[transcript]\n".to_owned(),
+        };
         let file = folder.path().join("poptap.toml");
         fs::write(&file, format!("{upstream}{section}{setting}\n")).unwrap();
         let checked = poptap(&["check", "--config", text(&file), "--transcript", text(&folder.path().join("t"))]);
         assert!(checked.status.success(), "{setting}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+#[test]
+fn every_rule_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = read("docs/policy.md");
+    let examples: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() > 3, "{examples:?}");
+    for example in examples {
+        let file = folder.path().join("poptap.toml");
+        fs::write(&file, example).unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_poptap"));
+        check.args(["check", "pop3://192.0.2.1", "--config", text(&file), "--no-transcript"]);
+        let checked = check.env("STATE_DIRECTORY", folder.path()).output().unwrap();
+        assert!(checked.status.success(), "{example}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 

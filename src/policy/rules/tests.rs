@@ -52,7 +52,7 @@ fn question(line: &[u8]) -> Question<'_> {
 type Names = (Option<String>, Vec<String>, Vec<String>);
 
 fn names(findings: &Findings<'_>) -> Names {
-    let all = |rules: &[&Compiled]| rules.iter().map(|rule| rule.name.to_string()).collect();
+    let all = |rules: &[&Arc<Compiled>]| rules.iter().map(|rule| rule.name.to_string()).collect();
     (findings.decides.map(|rule| rule.name.to_string()), all(&findings.beside), all(&findings.would))
 }
 
@@ -293,11 +293,11 @@ fn no_line_takes_for_ever() {
 fn one_at_a_time(rules: &[Rule], question: &Question<'_>) -> Names {
     let (mut beside, mut would) = (Vec::new(), Vec::new());
     for rule in rules {
-        let When { commands, line, stage, user, user_pending: false, messages, size, .. } = &rule.when;
+        let When { commands, line, stage, user, messages, size, .. } = &rule.when;
         let word = question.word.to_ascii_uppercase();
         let is_user = |pattern: &Pattern| match question.user {
             Some(user) => regex::Regex::new(&format!("(?is)^(?:{})$", pattern.as_str())).unwrap().is_match(user),
-            None => matches!(rule.action.name(), "deny" | "reply" | "close" | "shield"),
+            None => !question.user_pending && matches!(rule.action.name(), "deny" | "reply" | "close" | "shield"),
         };
         let holds = (commands.is_empty() || commands.iter().any(|command| **command == *word))
             && line.as_ref().is_none_or(|pattern| pattern.regex().unwrap().is_match(&normalise(question.line)))
@@ -337,13 +337,14 @@ fn some_rule() -> impl Strategy<Value = Rule> {
         weighted(0.2, (1..4_u64, 1..4_u64)),
         weighted(0.2, select(vec![SizeBound::Over(10), SizeBound::AtMost(10)])),
     );
-    (when, select(actions), any::<bool>()).prop_map(|((commands, line, stage, user, user_pending: false, messages, size), action, enforced)| {
+    (when, select(actions), any::<bool>()).prop_map(|((commands, line, stage, user, messages, size), action, enforced)| {
+        // The configuration refuses any other for `shield`.
+        let commands = if action == RuleAction::Shield { Vec::new() } else { commands };
         let when = When {
             commands: commands.iter().map(|word| word.as_bytes().into()).collect(),
             line: line.map(|line| Pattern::octets(line).unwrap()),
             stage,
             user: user.map(|user| Pattern::name(user).unwrap()),
-            user_pending: false,
             messages: messages.map(|(first, last)| first..=first.max(last)).into_iter().collect(),
             size,
             ..When::default()
@@ -359,6 +360,7 @@ proptest! {
         line in "[ \t]{0,2}([Dd][Ee]LE|retr|NOOP|XFOO)?[ \t]{0,3}[0-9x]{0,2}[ \t]?(\r\n)?",
         is_in in any::<bool>(),
         user in proptest::option::of("joe|JOE|ann|bob"),
+        user_pending in any::<bool>(),
         message in proptest::option::of(1..4_u64),
         size in proptest::option::of(9..12_u64),
     ) {
@@ -366,7 +368,7 @@ proptest! {
             rule.name = number.to_string().into();
         }
         let stage = if is_in { Stage::Transaction } else { Stage::Authorization };
-        let question = Question { stage, user: user.as_deref(), user_pending: false, message, size, ..question(line.as_bytes()) };
+        let question = Question { stage, user: user.as_deref(), user_pending, message, size, ..question(line.as_bytes()) };
         prop_assert_eq!(names(&applicable(&rules).judge(&question)), one_at_a_time(&rules, &question));
     }
 }
