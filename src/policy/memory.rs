@@ -39,9 +39,11 @@
 //! ```text
 //! file     header batch*
 //! header   89 "PTSHLD" 0a | version, 2 octets: 1 | latest day | check, 4 octets: SHA-256 over the 12 before it, truncated
-//! batch    b5 "mrk" | entries, 4 octets: 1 to 1,048,576 | check, 8 octets: SHA-256 over number and entries, truncated | entry*
+//! batch    b5 "mrk" | number of entries, 4 octets: 1 to 1,048,576 | check, 8 octets | entry*
 //! entry    mark, 16 octets | the day on which it was last seen
 //! ```
+//!
+//! A batch's check is over the 8 octets before it and all entries: a SHA-256 as well, truncated.
 //!
 //! The file is appended to, a batch at a time. Of several entries for a mark the latest day counts, so their order does not
 //! matter. What is no whole batch is dropped when the file is opened: a torn end, which is cut off, or damage, behind which
@@ -205,13 +207,19 @@ impl Memory {
 
     /// Puts a memory together; a test brings disk, clock and limits of its own.
     fn assemble(disk: Box<dyn Disk>, keep: Duration, now: Clock, limits: Limits) -> Result<Self, MemoryError> {
-        let path = disk.path().to_owned();
-        let (lifetime, today, table) = (lifetime(keep), day_of(now()), Table::new());
-        let (log, latest, dropped) = Log::open(disk, |mark, day| {
+        let path = disk.file().to_owned();
+        let (lifetime, today, mut table) = (lifetime(keep), day_of(now()), Table::new());
+        let load = |table: &Table, today: Day, mark: Mark, day: Day| {
             if !is_expired(day, lifetime, today) && table.len() <= limits.entries {
                 table.add(mark, day);
             }
-        })?;
+        };
+        let (log, latest, dropped) = Log::open(disk, |mark, day| load(&table, today, mark, day))?;
+        if table.len() > limits.entries && latest > today {
+            // The clock has gone back behind a day on which some of them had expired and made room for others.
+            table = Table::new();
+            log.entries(|mark, day| load(&table, latest, mark, day))?;
+        }
         if table.len() > limits.entries {
             return Err(MemoryError::Full { path, limit: limits.entries });
         }
@@ -396,7 +404,9 @@ impl Shared {
         if !entries.is_empty() {
             file.log.append(&entries, Until::Synced)?;
         }
-        entries.into_iter().for_each(|(mark, day)| self.table.add(mark, day));
+        for (mark, day) in entries {
+            self.table.add(mark, day);
+        }
         Ok(())
     }
 
