@@ -9,8 +9,8 @@
 //! # What is promised
 //!
 //! * What [`Memory::remember`] has returned `Ok` for is there after a crash of the process or the machine; of what it returned an
-//!   error for, nothing. (One gap remains: the disk fails to sync what it has written, poptap cannot take it back, and the
-//!   machine crashes before the next call repairs the file.)
+//!   error for, nothing. (One gap remains: the disk fails to sync what it has written, poptap can neither take it back nor
+//!   write the file anew, which it tries again whenever it is to remember something, and then ends or crashes.)
 //! * An entry expires when it was not seen on the server for `keep`, in days of UTC, rounded up. It goes when the memory is
 //!   opened, when its file is written anew, and when room is needed; until then it is still remembered.
 //! * A clock that goes back expires nothing: no entry is dated before the latest day that was known. A clock that runs ahead
@@ -25,11 +25,11 @@
 //!
 //! # Locks
 //!
-//! [`Memory::remembers`] never waits for the disk. The marks are in 256 maps with a lock each; the longest that one is held is
-//! for copying or rebuilding it: some 16,000 entries when the memory is full, about a millisecond. The file has a lock of its
-//! own, held while it is written and synced, or written anew. [`Memory::remember`] waits for it, [`Memory::seen`] does not. A
-//! file that needs it is written anew in a thread that ends with that: 72 MB when the memory is full, a second or two. There
-//! has to be room for both files on the disk; without it the old one is used on.
+//! [`Memory::remembers`] never waits for the disk. Each of the 256 maps has a lock of its own, which is held for longest when the
+//! map is copied or rebuilt: some 16,000 entries when the memory is full. The file has its own lock, held while it is written
+//! and synced, or written anew. [`Memory::remember`] waits for it, [`Memory::seen`] does not. A file that needs it is written
+//! anew in a thread that ends with that: 72 MB when the memory is full. There has to be room for both files on the disk;
+//! without it the old one is used on.
 //!
 //! # The file
 //!

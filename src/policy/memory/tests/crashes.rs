@@ -111,6 +111,25 @@ fn a_sync_that_fails_is_made_good_at_once_if_the_disk_lets_it() {
 }
 
 #[test]
+fn what_a_failed_sync_has_given_up_is_written_again() {
+    let (platter, calendar) = (Platter::default(), Calendar::new());
+    let memory = on(&platter, &calendar, LAZY).unwrap();
+    memory.remember(&marks(&[1])).unwrap();
+    calendar.set(TODAY + KEEP);
+    memory.seen(&marks(&[1]));
+    // Nor can the file be written anew at once.
+    platter.fail(&[Op::SyncData, Op::Draft]);
+    assert!(memory.remember(&marks(&[2])).is_err());
+    settle(&memory);
+    platter.fail(&[]);
+    memory.remember(&marks(&[3])).unwrap();
+    calendar.set(TODAY + KEEP + 1);
+    let memory = on(&platter.after(Crash::Nothing), &calendar, LAZY).unwrap();
+    assert_eq!(remembered(&memory), [1, 3]);
+    assert_eq!(memory.dropped(), 0);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_anew_is_used_on() {
     for failing in [Op::Draft, Op::Append, Op::SyncAll, Op::Replace, Op::SyncNames] {
         let (platter, calendar) = (Platter::default(), Calendar::new());

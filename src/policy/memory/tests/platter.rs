@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -46,6 +47,23 @@ pub(super) const CRASHES: [Crash; 6] = [Crash::Process, Crash::Nothing, Crash::N
 struct Inode {
     octets: Vec<u8>,
     synced: Vec<u8>,
+    /// What a sync that failed has given up: it reads well, and no later sync brings it to the platter. Linux does so.
+    given_up: Vec<Range<usize>>,
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        self.synced.clone_from(&self.octets);
+        for range in &self.given_up {
+            self.synced[range.clone()].fill(0);
+        }
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.octets.truncate(length);
+        self.given_up.iter_mut().for_each(|range| range.end = range.end.min(length));
+        self.given_up.retain(|range| range.start < range.end);
+    }
 }
 
 /// Which inode has which name.
@@ -86,7 +104,7 @@ impl Platter {
     pub(super) fn holding(octets: &[u8]) -> Self {
         let platter = Self::default();
         let names = Names { file: Some(0), draft: None };
-        let inodes = vec![Inode { octets: octets.to_vec(), synced: octets.to_vec() }];
+        let inodes = vec![Inode { octets: octets.to_vec(), synced: octets.to_vec(), ..Inode::default() }];
         *platter.state() = State { inodes, names, synced: names, ..State::default() };
         platter
     }
@@ -201,10 +219,15 @@ struct PlatterFile {
 impl PlatterFile {
     fn sync(&self, op: Op) -> io::Result<()> {
         let mut state = self.platter.state();
-        state.operate(op)?;
+        let outcome = state.operate(op);
+        let tried = state.left != Some(0);
         let inode = &mut state.inodes[self.inode];
-        inode.synced.clone_from(&inode.octets);
-        Ok(())
+        if outcome.is_ok() {
+            inode.sync();
+        } else if tried && inode.synced.len() < inode.octets.len() {
+            inode.given_up.push(inode.synced.len()..inode.octets.len());
+        }
+        outcome
     }
 }
 
@@ -233,7 +256,7 @@ impl Marks for PlatterFile {
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         let mut state = self.platter.state();
         state.operate(Op::Truncate)?;
-        state.inodes[self.inode].octets.truncate(usize::try_from(length).unwrap());
+        state.inodes[self.inode].truncate(usize::try_from(length).unwrap());
         Ok(())
     }
 
