@@ -9,27 +9,28 @@
 //! # What is promised
 //!
 //! * What [`Memory::remember`] has returned `Ok` for is there after a crash of the process or the machine; of what it returned an
-//!   error for, nothing. (One gap remains: the disk fails to sync what it has written, poptap cannot take it back, and the
-//!   machine crashes before the next call repairs the file.)
+//!   error for, nothing. (One gap remains: the disk fails to sync what it has written, poptap can neither take it back nor
+//!   write the file anew, which it tries again whenever it is to remember something, and then ends or crashes.)
 //! * An entry expires when it was not seen on the server for `keep`, in days of UTC, rounded up. It goes when the memory is
 //!   opened, when its file is written anew, and when room is needed; until then it is still remembered.
 //! * A clock that goes back expires nothing: no entry is dated before the latest day that was known. A clock that runs ahead
-//!   makes entries stay longer, if they are seen meanwhile, and expires others early: that cannot be told from time passing.
+//!   expires entries early, if that is when the file is opened or written anew, since it cannot be told from time passing; and
+//!   what is seen from then on is dated as it said, and stays longer.
 //! * At most 4,000,000 entries. Beyond that [`Memory::remember`] fails, and nothing is dropped to make room.
 //!
 //! # Memory
 //!
 //! An entry takes 18 octets, and one for the map, which has 8/7 to 16/7 places for each: 22 to 44 octets. 4,000,000 entries are
-//! spread over 256 maps of 32,768 places each, which take 152 MiB. Reading or writing a batch takes up to 19 MB (18 MiB)
-//! besides: 170 MiB in all. Entries are spread by a hash with a random key, so nobody can choose ids that all go to one map.
+//! spread over 256 maps of 32,768 places each, which take 152 MiB. A batch takes up to 18 MiB while it is read, and twice that
+//! while it is written: below 190 MiB in all (175 MiB were measured). Entries are spread by a hash with a random key, so nobody can choose ids that all go to one map.
 //!
 //! # Locks
 //!
-//! [`Memory::remembers`] never waits for the disk. The marks are in 256 maps with a lock each; the longest that one is held is
-//! for copying or rebuilding it: some 16,000 entries when the memory is full, about a millisecond. The file has a lock of its
-//! own, held while it is written and synced, or written anew. [`Memory::remember`] waits for it, [`Memory::seen`] does not. A
-//! file that needs it is written anew in a thread that ends with that: 72 MB when the memory is full, a second or two. There
-//! has to be room for both files on the disk; without it the old one is used on.
+//! [`Memory::remembers`] never waits for the disk. Each of the 256 maps has a lock of its own, which is held for longest when the
+//! map is copied or rebuilt: some 16,000 entries when the memory is full. The file has its own lock, held while it is written
+//! and synced, or written anew. [`Memory::remember`] waits for it, [`Memory::seen`] does not. A file that needs it is written
+//! anew in a thread that ends with that: 72 MB when the memory is full. There has to be room for both files on the disk;
+//! without it the old one is used on.
 //!
 //! # The file
 //!
@@ -39,9 +40,11 @@
 //! ```text
 //! file     header batch*
 //! header   89 "PTSHLD" 0a | version, 2 octets: 1 | latest day | check, 4 octets: SHA-256 over the 12 before it, truncated
-//! batch    b5 "mrk" | entries, 4 octets: 1 to 1,048,576 | check, 8 octets: SHA-256 over number and entries, truncated | entry*
+//! batch    b5 "mrk" | number of entries, 4 octets: 1 to 1,048,576 | check, 8 octets | entry*
 //! entry    mark, 16 octets | the day on which it was last seen
 //! ```
+//!
+//! A batch's check is over the 8 octets before it and all entries: a SHA-256 as well, truncated.
 //!
 //! The file is appended to, a batch at a time. Of several entries for a mark the latest day counts, so their order does not
 //! matter. What is no whole batch is dropped when the file is opened: a torn end, which is cut off, or damage, behind which
@@ -205,13 +208,19 @@ impl Memory {
 
     /// Puts a memory together; a test brings disk, clock and limits of its own.
     fn assemble(disk: Box<dyn Disk>, keep: Duration, now: Clock, limits: Limits) -> Result<Self, MemoryError> {
-        let path = disk.path().to_owned();
-        let (lifetime, today, table) = (lifetime(keep), day_of(now()), Table::new());
-        let (log, latest, dropped) = Log::open(disk, |mark, day| {
+        let path = disk.file().to_owned();
+        let (lifetime, today, mut table) = (lifetime(keep), day_of(now()), Table::new());
+        let load = |table: &Table, today: Day, mark: Mark, day: Day| {
             if !is_expired(day, lifetime, today) && table.len() <= limits.entries {
                 table.add(mark, day);
             }
-        })?;
+        };
+        let (log, latest, dropped) = Log::open(disk, |mark, day| load(&table, today, mark, day))?;
+        if table.len() > limits.entries && latest > today {
+            // The clock has gone back behind a day on which some of them had expired and made room for others.
+            table = Table::new();
+            log.entries(|mark, day| load(&table, latest, mark, day))?;
+        }
         if table.len() > limits.entries {
             return Err(MemoryError::Full { path, limit: limits.entries });
         }
@@ -401,7 +410,9 @@ impl Shared {
         if !entries.is_empty() {
             file.log.append(&entries, Until::Synced)?;
         }
-        entries.into_iter().for_each(|(mark, day)| self.table.add(mark, day));
+        for (mark, day) in entries {
+            self.table.add(mark, day);
+        }
         Ok(())
     }
 

@@ -40,8 +40,8 @@ pub(super) trait Marks: Send {
 
 /// Holds the file of marks and its successor.
 pub(super) trait Disk: Send {
-    /// For messages.
-    fn path(&self) -> &Path;
+    /// The path of the file, for messages.
+    fn file(&self) -> &Path;
     /// Opens the file, if there is one.
     fn open(&mut self) -> io::Result<Option<Box<dyn Marks>>>;
     /// Makes an empty successor, in place of one that is there already.
@@ -86,7 +86,7 @@ impl Directory {
 }
 
 impl Disk for Directory {
-    fn path(&self) -> &Path {
+    fn file(&self) -> &Path {
         &self.file
     }
 

@@ -49,7 +49,9 @@ pub(super) fn latest_in(header: &[u8]) -> Result<Day, &'static str> {
         _ if !header.starts_with(&MAGIC) => Err("it begins otherwise"),
         _ if header.len() < HEADER => Err("it ends within its header"),
         _ if check(&header[..12])[..4] != header[12..HEADER] => Err("its header is damaged"),
-        _ if number(&header[8..10]) != usize::from(VERSION) => Err("another version of poptap has written it, in a format of its own"),
+        _ if number(&header[8..10]) != usize::from(VERSION) => {
+            Err("another version of poptap has written it, in a format of its own")
+        }
         _ => Ok(Day::from_le_bytes([header[10], header[11]])),
     }
 }

@@ -54,8 +54,8 @@ impl Log {
         mut each: impl FnMut(Mark, Day),
     ) -> Result<(Self, Day, u64), MemoryError> {
         let (length, header) = beginning(&*file).map_err(|source| cannot_open("read", &*disk, source))?;
-        let mut latest = format::latest_in(&header)
-            .map_err(|problem| MemoryError::Foreign { path: disk.path().to_owned(), problem })?;
+        let mut latest =
+            format::latest_in(&header).map_err(|problem| MemoryError::Foreign { path: disk.file().to_owned(), problem })?;
         let scanned = format::scan(&*file, length, |mark, day| {
             latest = latest.max(day);
             each(mark, day);
@@ -72,6 +72,12 @@ impl Log {
         let created = write_new(&mut *disk, 0, &Table::new()).and_then(|new| disk.sync().map(|()| new));
         let (file, length) = created.map_err(|source| cannot_open("make", &*disk, source))?;
         Ok(Self { disk, file, length, suspect: false, behind: false, patience: 0 })
+    }
+
+    /// Gives out the file's entries again.
+    pub(super) fn entries(&self, each: impl FnMut(Mark, Day)) -> Result<(), MemoryError> {
+        let scanned = format::scan(&*self.file, self.length, each);
+        scanned.map(drop).map_err(|source| cannot_open("read", &*self.disk, source))
     }
 
     /// Whether the file has to be written anew before anything can be appended.
@@ -129,7 +135,7 @@ impl Log {
     }
 
     fn cannot_write(&self, action: &'static str, source: io::Error) -> MemoryError {
-        MemoryError::Write { action, path: self.disk.path().to_owned(), source }
+        MemoryError::Write { action, path: self.disk.file().to_owned(), source }
     }
 }
 
@@ -182,5 +188,5 @@ fn write_all(draft: &mut dyn Marks, latest: Day, table: &Table) -> io::Result<u6
 }
 
 fn cannot_open(action: &'static str, disk: &dyn Disk, source: io::Error) -> MemoryError {
-    MemoryError::Open { action, path: disk.path().to_owned(), source }
+    MemoryError::Open { action, path: disk.file().to_owned(), source }
 }
