@@ -8,8 +8,8 @@ use super::{
 use crate::{
     pop3::{Command, Keyword, Ordinal, Status},
     tap::{
-        Addition, After, Asked, Caps, Context, Edit, Filter, Hold, Note, Question, Replied, Replying, SaslVerdict, Told,
-        Verdict, ViolationKind,
+        Addition, After, Asked, Caps, Context, Edit, Filter, Hold, Note, Question, Replied, Replying, SaslVerdict, Told, Verdict,
+        ViolationKind,
     },
 };
 

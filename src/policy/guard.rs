@@ -16,7 +16,9 @@ use crate::{
     admission::Visit,
     config::RuleAction,
     pop3::{Command, Keyword, Ordinal, Stage, Status, Wants},
-    tap::{Action, After, Asked, Caps, Context, Edit, Note, Replied, Rule, SaslVerdict, Told, Verdict},
+    tap::{
+        Action, After, Asked, Caps, Context, Edit, LINE_TOO_LONG, MALFORMED_LINE, Note, Replied, Rule, SaslVerdict, Told, Verdict,
+    },
 };
 
 /// What holds a session to the rules; there only where there are some, or limits on logins.
@@ -160,7 +162,10 @@ impl Guard {
     /// A command that a rule shields. Only a DELE behind a login is one.
     fn shielded(&mut self, command: &Command<'_>, name: Rule) -> Verdict {
         match &mut self.shield {
-            Some(shield) => Verdict::Answer { text: shield.delete(command), action: Action::Shield, rule: name },
+            Some(shield) => match shield.delete(command) {
+                Ok(text) => Verdict::Answer { text, action: Action::Shield, rule: name },
+                Err(text) => refuse_as(text, name),
+            },
             // Not logged in: there is nothing to delete.
             None => Verdict::Answer { text: Arc::from(NOT_NOW), action: Action::Answer, rule: name },
         }
@@ -236,10 +241,23 @@ impl Guard {
             return;
         }
         if !self.rules.is_empty() {
+            self.would_refuse(command);
             let _ruling = self.ruling(command, context.stage, false);
         }
         self.login.forwarded(context.n, command);
         self.replies.asked(context.n, message_number(command));
+    }
+
+    /// Notes a line that would not even be judged if a rule were enforced.
+    fn would_refuse(&mut self, command: &Command<'_>) {
+        let (action, rule) = if command.line.len() + 2 > self.caps.command {
+            (Action::Close, LINE_TOO_LONG)
+        } else if memchr::memchr2(0, b'\r', command.line).is_some() {
+            (Action::Answer, MALFORMED_LINE)
+        } else {
+            return;
+        };
+        self.notes.push_back(Note { action, rule: Rule::BuiltIn(rule), enforced: false });
     }
 
     /// A login in a session without enforced rules: the limits only.
@@ -361,9 +379,7 @@ impl Guard {
     pub(super) fn ask_next(&mut self) -> Asked {
         let nobody = self.memory.is_some() && self.login.current().is_none();
         match &mut self.shield {
-            Some(_) if nobody && self.rules.may_shield(None) => {
-                Asked::Dismiss { text: Arc::from(NOBODY), rule: shield::RULE }
-            }
+            Some(_) if nobody && self.rules.may_shield(None) => Asked::Dismiss { text: Arc::from(NOBODY), rule: shield::RULE },
             Some(shield) => shield.next(),
             None => Asked::Enough,
         }
@@ -446,7 +462,8 @@ fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDeque<Note>) ->
 /// The line that a rule makes of a command, line end included; `None` where that is no line that may go on.
 fn rewritten(rule: &Compiled, command: &Command<'_>) -> Option<Vec<u8>> {
     let mut line = rule.rewrite(&normalise(command.line))?;
-    let is_line = !line.is_empty() && line.len() <= LONGEST_REWRITTEN && !line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
+    let is_line =
+        !line.is_empty() && line.len() <= LONGEST_REWRITTEN && !line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
     is_line.then(|| {
         line.extend_from_slice(b"\r\n");
         line

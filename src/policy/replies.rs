@@ -5,11 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    maildrop::number_at_start,
-    rules::Compiled,
-    shield::Change,
-};
+use super::{maildrop::number_at_start, rules::Compiled, shield::Change};
 use crate::{
     config::RuleAction,
     pop3::{Capability, Keyword, Ordinal, Status, Wants},
@@ -57,9 +53,10 @@ impl ReplyEdits {
     pub(super) fn wants(&self, keyword: Keyword) -> Wants {
         let status = self.rules.iter().any(|rule| matches!(rule.action, RuleAction::RewriteReply { .. }));
         let body = keyword == Keyword::Capa
-            && self.rules.iter().any(|rule| {
-                matches!(rule.action, RuleAction::RemoveCapability(_) | RuleAction::AddCapability(_))
-            });
+            && self
+                .rules
+                .iter()
+                .any(|rule| matches!(rule.action, RuleAction::RemoveCapability(_) | RuleAction::AddCapability(_)));
         Wants { status, body, shape: None }
     }
 
@@ -111,7 +108,9 @@ impl Replies {
     pub(super) fn status_line(&mut self, n: Ordinal, line: &[u8]) -> Edit {
         let Some(due) = self.of(n) else { return Edit::Keep };
         match &due.text {
-            Some((text, rule)) if Status::of(line) == Some(Status::Err) => Edit::Replace { text: text.clone(), rule: rule.clone() },
+            Some((text, rule)) if Status::of(line) == Some(Status::Err) => {
+                Edit::Replace { text: text.clone(), rule: rule.clone() }
+            }
             _ => due.edits.status_line(line),
         }
     }

@@ -85,9 +85,7 @@ impl Shield {
                 *progress = Progress::Refused;
                 return;
             }
-            (Told::Line(line), Survey::List(progress @ Progress::Answered)) => {
-                (self.maildrop.listed(line), progress)
-            }
+            (Told::Line(line), Survey::List(progress @ Progress::Answered)) => (self.maildrop.listed(line), progress),
             (Told::Line(line), Survey::Uidl(place, progress @ Progress::Answered)) => {
                 let identified = self.maildrop.identified(*place, line).map(|(uid, mark)| {
                     if let Some((_, account)) = &self.memory {
@@ -189,18 +187,19 @@ impl Shield {
     }
 
     /// A DELE that is kept from the server: its reply.
-    pub(super) fn delete(&mut self, command: &Command<'_>) -> Arc<[u8]> {
-        let Some((number, rest)) = number_at_start(command.rest) else { return Arc::from(NO_SUCH_MESSAGE) };
+    ///
+    /// # Errors
+    ///
+    /// The reply where there is no such message, or no more.
+    pub(super) fn delete(&mut self, command: &Command<'_>) -> Result<Arc<[u8]>, &'static [u8]> {
+        let (number, rest) = number_at_start(command.rest).ok_or(NO_SUCH_MESSAGE)?;
         match self.maildrop.get(number) {
-            Some(message) if rest.trim_ascii().is_empty() => {
-                if message.sight == Sight::Gone {
-                    return Arc::from(DELETED);
-                }
-                self.maildrop.delete(number);
-                Arc::from(format!("+OK message {number} deleted\r\n").as_bytes())
-            }
-            _ => Arc::from(NO_SUCH_MESSAGE),
+            Some(message) if message.sight == Sight::Gone => return Err(DELETED),
+            Some(_) if rest.trim_ascii().is_empty() => {}
+            _ => return Err(NO_SUCH_MESSAGE),
         }
+        self.maildrop.delete(number);
+        Ok(Arc::from(format!("+OK message {number} deleted\r\n").as_bytes()))
     }
 
     /// RSET goes to the server.
@@ -233,7 +232,8 @@ impl Shield {
         let said = match change {
             Change::Nothing => return Edit::Keep,
             Change::Totals => {
-                let (count, octets) = pair(text).map_or_else(|| self.maildrop.totals(), |said| self.maildrop.without_absent(said));
+                let (count, octets) =
+                    pair(text).map_or_else(|| self.maildrop.totals(), |said| self.maildrop.without_absent(said));
                 format!("+OK {count} {octets}\r\n").into_bytes()
             }
             Change::Number(number) => {
@@ -283,7 +283,6 @@ fn pair(text: &[u8]) -> Option<(u64, u64)> {
     let (count, rest) = number_at_start(text)?;
     Some((count, number_at_start(rest)?.0))
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -63,7 +63,11 @@ pub(crate) fn read(mechanism: &str, step: usize, line: &[u8], whole: bool) -> Sa
         _ => (None, Some(&message[..])),
     };
     let user = user.and_then(|user| readable(mechanism, user));
-    let acts_as = if (mechanism, step) == ("PLAIN", 0) { readable(mechanism, message.split(|&octet| octet == 0).next().unwrap_or_default()) } else { None };
+    let acts_as = if (mechanism, step) == ("PLAIN", 0) {
+        readable(mechanism, message.split(|&octet| octet == 0).next().unwrap_or_default())
+    } else {
+        None
+    };
     Said { user, acts_as, secret: secret.map(|secret| Zeroizing::new(secret.to_vec())) }
 }
 

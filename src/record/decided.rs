@@ -12,11 +12,7 @@ pub(super) struct Decided {
 impl Decided {
     /// What to record when a decision is taken, with what may be shown of the line that it made: nothing when it is the last
     /// one again.
-    pub(super) fn take(
-        &mut self,
-        taken: &tap::Decision<'_>,
-        line: Option<String>,
-    ) -> impl Iterator<Item = Decision> + use<> {
+    pub(super) fn take(&mut self, taken: &tap::Decision<'_>, line: Option<String>) -> impl Iterator<Item = Decision> + use<> {
         let action = taken.action.name();
         match &mut self.last {
             Some(last) if last.n == taken.n && last.action == action && last.rule == taken.rule => {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Context, Decision, Event, Filter, Hold, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Rule, SaslVerdict,
-    Tap, Verdict, Violation, ViolationKind, cut::whole, noted,
+    Action, Context, Decision, Event, Filter, Hold, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Rule, SaslVerdict, Tap,
+    Verdict, Violation, ViolationKind, cut::whole, noted,
 };
 use crate::pop3::{Body, ClientExpects, Command, Keyword, Peer, Tracker, Wants};
 
@@ -144,9 +144,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         match self.filter.command(&Command::parse(text), context) {
             Verdict::Forward(wants) => Some(Fate::Command { wants }),
             Verdict::Answer { text, action, rule } => Some(Fate::Answered { text, rule, action, then: Then::GoOn }),
-            Verdict::StartTls { text, rule } => {
-                Some(Fate::Answered { text, rule, action: Action::Answer, then: Then::StartTls })
-            }
+            Verdict::StartTls { text, rule } => Some(Fate::Answered { text, rule, action: Action::Answer, then: Then::StartTls }),
             Verdict::Dismiss { text, rule } => {
                 self.dismissal = Some(rule.clone());
                 Some(Fate::Answered { text, rule, action: Action::Close, then: Then::Dismiss })

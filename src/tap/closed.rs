@@ -43,9 +43,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             if self.is_long_login(line) {
                 return self.first_piece(length, caps);
             }
-            Some((TOO_LONG, Then::Dismiss, "line-too-long"))
+            Some((TOO_LONG, Then::Dismiss, LINE_TOO_LONG))
         } else if memchr::memchr2(0, b'\r', line).is_some() {
-            Some((MALFORMED, Then::GoOn, "malformed-line"))
+            Some((MALFORMED, Then::GoOn, MALFORMED_LINE))
         } else {
             None
         };
@@ -159,7 +159,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if octets <= caps.sasl && (is_base64(content) || content == b"*" && line.is_some()) {
             return self.pass_piece(piece.len());
         }
-        let (text, rule) = if octets > caps.sasl { (TOO_LONG, "line-too-long") } else { (MALFORMED, "malformed-line") };
+        let (text, rule) = if octets > caps.sasl { (TOO_LONG, LINE_TOO_LONG) } else { (MALFORMED, MALFORMED_LINE) };
         let auth = if let Fate::Sasl { auth } = self.fate { auth } else { 0 };
         self.break_off(auth, piece.len(), text, rule);
         true
@@ -180,6 +180,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 }
 
+/// What is recorded where a line over the cap is refused, and the client with it.
+pub const LINE_TOO_LONG: &str = "line-too-long";
+/// What is recorded where a line that servers would read differently is refused.
+pub const MALFORMED_LINE: &str = "malformed-line";
 const TOO_LONG: &[u8] = b"-ERR the line is too long\r\n";
 const MALFORMED: &[u8] = b"-ERR the line is malformed\r\n";
 
@@ -199,4 +203,3 @@ fn initial_response(line: &[u8]) -> &[u8] {
 fn is_base64(octets: &[u8]) -> bool {
     octets.iter().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'=' | b'-' | b'_'))
 }
-

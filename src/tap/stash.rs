@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Action, After, Asked, Decision, Edit, Event, Filter, Observer, Ordinal, Rule, Tap, Told, cut::whole, noted,
-};
+use super::{Action, After, Asked, Decision, Edit, Event, Filter, Observer, Ordinal, Rule, Tap, Told, cut::whole, noted};
 use crate::pop3::{Command, Keyword, Stage, Status};
 
 /// A status line that was taken out of the server's stream. While there is one, nothing behind it goes to the client, and in a
@@ -48,7 +46,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             return self.dismiss_instead(n, text, &rule);
         }
         let stage = self.tracker.stage();
-        let edit = self.filter.status_line(super::Replying { n, keyword: Some(keyword), stage }, &self.upstream.unlabelled()[..count]);
+        let edit =
+            self.filter.status_line(super::Replying { n, keyword: Some(keyword), stage }, &self.upstream.unlabelled()[..count]);
         let question = if logs_in(keyword) && stage == Stage::Transaction { self.filter.ask_first() } else { None };
         let delay = if let After::Delay(delay) = after { Some(delay) } else { None };
         if question.is_none() && delay.is_none() {
@@ -151,4 +150,3 @@ pub(super) fn edited<'a>(n: Option<Ordinal>, text: &'a [u8], rule: &'a Rule) -> 
 pub(super) fn logs_in(keyword: Keyword) -> bool {
     matches!(keyword, Keyword::Pass | Keyword::Apop | Keyword::Auth)
 }
-

@@ -296,12 +296,7 @@ const PIECE: usize = 16 * 1024;
 const LONGEST_EDITED: usize = 8 * 1024;
 
 /// Tells tracker, observer and filter of a complete line at which a status line is expected.
-fn label(
-    tracker: &mut Tracker,
-    observer: &mut impl Observer,
-    filter: &mut impl Filter,
-    line: Line<'_>,
-) -> (Labelled, After) {
+fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl Filter, line: Line<'_>) -> (Labelled, After) {
     let labelled = tracker.status_line(line.text, line.end);
     let mut after = After::GoOn;
     match labelled {

@@ -329,7 +329,9 @@ impl Filter for DenyDele {
 
     fn command(&mut self, command: &Command<'_>, _context: Context) -> Verdict {
         match command.keyword {
-            Keyword::Dele => Verdict::Answer { text: Arc::from(&b"-ERR denied\r\n"[..]), action: Action::Answer, rule: Rule::BuiltIn("test") },
+            Keyword::Dele => {
+                Verdict::Answer { text: Arc::from(&b"-ERR denied\r\n"[..]), action: Action::Answer, rule: Rule::BuiltIn("test") }
+            }
             _ => Verdict::Forward(Wants::default()),
         }
     }
