@@ -58,6 +58,12 @@ impl Terms {
     pub fn of_rules(rules: Applicable, caps: Caps) -> Self {
         Self { rules, caps, memory: None, upstream: Arc::from(""), visit: None }
     }
+
+    /// What was shielded on this upstream before is hidden, and what is shielded now will be.
+    #[must_use]
+    pub fn remembering(self, memory: Arc<Memory>, upstream: &str) -> Self {
+        Self { memory: Some(memory), upstream: Arc::from(upstream), ..self }
+    }
 }
 
 impl Guard {

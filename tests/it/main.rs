@@ -19,5 +19,6 @@ mod probe;
 mod properties;
 mod readme;
 mod relay;
+mod rules;
 mod support;
 mod tls;

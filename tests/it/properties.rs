@@ -82,7 +82,7 @@ fn server_fragment() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn conversation() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn conversation() -> impl Strategy<Value = Vec<Step>> {
     let said = prop_oneof![
         client_fragment().prop_map(|octets| Step::Says(Peer::Client, octets)),
         server_fragment().prop_map(|octets| Step::Says(Peer::Upstream, octets)),

@@ -55,6 +55,16 @@ pub struct Player<F> {
 }
 
 impl<F: Filter> Player<F> {
+    /// What has reached the server.
+    pub fn to_upstream(&self) -> &[u8] {
+        &self.to_upstream
+    }
+
+    /// What has reached the client.
+    pub fn to_client(&self) -> &[u8] {
+        &self.to_client
+    }
+
     pub fn new(filter: F, outstanding: usize) -> Self {
         let tap = Tap::new(Witness::default(), filter, outstanding, Arc::new(Pool::new(2)));
         Self { tap, inside_tls: None, to_upstream: Vec::new(), to_client: Vec::new() }
