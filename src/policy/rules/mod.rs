@@ -31,7 +31,7 @@ pub use normal::normalise;
 /// All rules, compiled; shared by all sessions.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Compiled>,
+    all: Vec<Compiled>,
     lines: RegexSet,
     users: RegexSet,
 }
@@ -44,17 +44,17 @@ impl Rules {
     /// When the patterns, each of which is known to compile, do not together.
     pub fn new(rules: &[Rule]) -> Result<Self, regex::Error> {
         let (mut lines, mut users) = (Vec::new(), Vec::new());
-        let rules: Result<_, _> = rules.iter().map(|rule| Compiled::new(rule, &mut lines, &mut users)).collect();
-        Ok(Self { rules: rules?, lines: Pattern::set_of_octets(&lines)?, users: Pattern::set_of_names(&users)? })
+        let all: Result<_, _> = rules.iter().map(|rule| Compiled::new(rule, &mut lines, &mut users)).collect();
+        Ok(Self { all: all?, lines: Pattern::set_of_octets(&lines)?, users: Pattern::set_of_names(&users)? })
     }
 
     /// Those that may hold in a session. Where TLS starts within it (STLS), ask again.
     #[must_use]
     pub fn for_session(self: &Arc<Self>, facts: &Facts<'_>) -> Applicable {
-        let possible = || self.rules.iter().enumerate().filter(|(_, rule)| rule.is_possible(facts));
+        let possible = || self.all.iter().enumerate().filter(|(_, rule)| rule.is_possible(facts));
         let commands: Box<[Glance]> =
             possible().filter(|(_, rule)| !rule.is_for_greeting()).map(|(index, rule)| Glance::of(index, rule)).collect();
-        let has = |pattern: fn(&Compiled) -> bool| commands.iter().any(|glance| pattern(&self.rules[glance.rule]));
+        let has = |pattern: fn(&Compiled) -> bool| commands.iter().any(|glance| pattern(&self.all[glance.rule]));
         Applicable {
             rules: Arc::clone(self),
             needs: Needs { line: has(Compiled::has_line), user: has(Compiled::has_user) },
@@ -135,7 +135,7 @@ impl Applicable {
 
     /// Those that edit the greeting, or would, in order: each is for what the one before it made.
     pub fn greeting(&self) -> impl Iterator<Item = &Compiled> {
-        self.greeting.iter().map(|index| &self.rules.rules[*index])
+        self.greeting.iter().map(|index| &self.rules.all[*index])
     }
 
     /// What the rules say to a command.
@@ -148,7 +148,7 @@ impl Applicable {
         let found = Needs { line: self.needs.line && lines.any(), user: self.needs.user && users.as_ref().is_none_or(Hits::any) };
         let mut findings = Findings::default();
         for glance in self.commands.iter().filter(|glance| glance.may_hold(word, found)) {
-            let rule = &self.rules.rules[glance.rule];
+            let rule = &self.rules.all[glance.rule];
             if rule.holds(question, &lines, users.as_ref()) && findings.take(rule) {
                 break;
             }
@@ -157,7 +157,7 @@ impl Applicable {
     }
 
     fn all(&self) -> impl Iterator<Item = &Compiled> {
-        self.commands.iter().map(|glance| &self.rules.rules[glance.rule]).chain(self.greeting())
+        self.commands.iter().map(|glance| &self.rules.all[glance.rule]).chain(self.greeting())
     }
 }
 
@@ -207,25 +207,21 @@ impl<'a> Findings<'a> {
 struct Hits<'a> {
     patterns: &'a RegexSet,
     text: Cow<'a, [u8]>,
-    found: OnceCell<Option<SetMatches>>,
+    any: OnceCell<bool>,
+    which: OnceCell<SetMatches>,
 }
 
 impl<'a> Hits<'a> {
     fn new(patterns: &'a RegexSet, text: Cow<'a, [u8]>) -> Self {
-        Self { patterns, text, found: OnceCell::new() }
+        Self { patterns, text, any: OnceCell::new(), which: OnceCell::new() }
     }
 
+    /// Quick, and takes no memory; to tell which is neither.
     fn any(&self) -> bool {
-        self.found().is_some()
+        *self.any.get_or_init(|| self.patterns.is_match(&self.text))
     }
 
     fn has(&self, pattern: usize) -> bool {
-        self.found().is_some_and(|found| found.matched(pattern))
-    }
-
-    /// Telling that there is none is quick, and takes no memory; telling which is neither.
-    fn found(&self) -> Option<&SetMatches> {
-        let find = || self.patterns.is_match(&self.text).then(|| self.patterns.matches(&self.text));
-        self.found.get_or_init(find).as_ref()
+        self.any() && self.which.get_or_init(|| self.patterns.matches(&self.text)).matched(pattern)
     }
 }
