@@ -114,6 +114,7 @@ pub enum Command {
 
 /// What `run` and `check` take.
 #[derive(Args, Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag that is there or not")]
 pub struct RunArgs {
     /// The mail server: `pop3s://HOST` (TLS), `pop3+stls://HOST` (STLS, required) or `pop3://HOST` (plain).
     #[arg(value_name = "URL", conflicts_with = "upstream", value_parser = Argument::<UpstreamUrl>::new())]

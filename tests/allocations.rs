@@ -6,8 +6,8 @@ use clap::Parser as _;
 use poptap::{
     cli::{Cli, Command},
     config,
-    policy::{Builtin, ClientHop, Settings},
-    pop3::Peer,
+    policy::{Builtin, ClientHop, Facts, Question, Rules, Settings},
+    pop3::{Peer, Stage},
     record::{Recorder, Store, schema},
     tap::{Event, Filter, Observer, Pool, Tap},
 };
@@ -68,6 +68,40 @@ fn labelling_a_command_asks_for_no_memory() {
             assert_eq!(asked(&mut logged_in(Nobody, filter), 10), 0, "{client:?}, server inside TLS: {upstream_tls}");
         }
     }
+}
+
+#[test]
+fn judging_a_command_that_no_rule_holds_for_asks_for_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("poptap.toml");
+    let conditions = ["line = '^DELE'", "command = 'RETR', user = 'b.*'", "stage = 'authorization', user = 'bob'"];
+    let rule = |(number, when): (usize, &str)| format!("[[rule]]\nname = 'r{number}'\naction = 'deny'\nwhen = {{ {when} }}\n");
+    std::fs::write(&file, conditions.into_iter().enumerate().map(rule).collect::<String>()).unwrap();
+    let words = ["poptap", "run", "pop3://server.invalid", "--no-transcript", "--config", file.to_str().unwrap()];
+    let Command::Run(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!("run was asked for") };
+    let rules = Arc::new(Rules::new(&config::load(&arguments).unwrap().config.rules).unwrap());
+    let facts = Facts {
+        client: [192, 0, 2, 1].into(),
+        listener: ([127, 0, 0, 1], 1110).into(),
+        upstream: "pop3://server.invalid",
+        tls: false,
+    };
+    let rules = rules.for_session(&facts);
+    let question = |line| Question {
+        line,
+        word: line,
+        stage: Stage::Transaction,
+        user: Some("bob"),
+        user_pending: false,
+        message: None,
+        size: None,
+    };
+    // The first one may: patterns get their memory when they are first looked for.
+    assert!(rules.judge(&question(b"NOOP")).decides.is_none());
+    let asked = allocation_counter::measure(|| assert!(rules.judge(&question(b"NOOP")).decides.is_none()));
+    assert_eq!(asked.count_total, 0);
+    let asked = allocation_counter::measure(|| assert!(rules.judge(&question(b"DELE 1")).decides.is_some()));
+    assert!(asked.count_total > 0, "and it is seen where one holds");
 }
 
 #[test]

@@ -455,8 +455,8 @@ fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDeque<Note>) ->
         RuleAction::Close(text) => Decided::Refused(Verdict::Dismiss { text: text.clone(), rule: name }),
         RuleAction::Shield => Decided::Shielded(name),
         RuleAction::Rewrite(_) => match rewritten(rule, command) {
-            Some(line) => Decided::Onward { rewritten: Some((line, name)), wants: Wants::default() },
-            None => Decided::Refused(refuse_as(NOT_A_LINE, name)),
+            Ok(line) => Decided::Onward { rewritten: line.map(|line| (line, name)), wants: Wants::default() },
+            Err(text) => Decided::Refused(refuse_as(text, name)),
         },
         _ => {
             notes.push_back(Note { action: Action::Allow, rule: name, enforced: true });
@@ -465,15 +465,19 @@ fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDeque<Note>) ->
     }
 }
 
-/// The line that a rule makes of a command, line end included; `None` where that is no line that may go on.
-fn rewritten(rule: &Compiled, command: &Command<'_>) -> Option<Vec<u8>> {
-    let mut line = rule.rewrite(&normalise(command.line))?;
-    let is_line =
-        !line.is_empty() && line.len() <= LONGEST_REWRITTEN && !line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
-    is_line.then(|| {
-        line.extend_from_slice(b"\r\n");
-        line
-    })
+/// The line that a rule makes of a command, line end included; `None` where it stays as it is.
+///
+/// # Errors
+///
+/// What the client is told where that is no line that may go on.
+fn rewritten(rule: &Compiled, command: &Command<'_>) -> Result<Option<Vec<u8>>, &'static [u8]> {
+    let Some(mut line) = rule.rewrite(&normalise(command.line)) else { return Ok(None) };
+    let is_broken = line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
+    if is_broken || line.trim_ascii().is_empty() || line.len() > LONGEST_REWRITTEN {
+        return Err(NOT_A_LINE);
+    }
+    line.extend_from_slice(b"\r\n");
+    Ok(Some(line))
 }
 
 /// A command's limit without its line end (RFC 2449 §4 says 255 in all; servers take 512).

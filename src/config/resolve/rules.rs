@@ -36,7 +36,9 @@ impl Resolver<'_> {
             rules.push(rule);
         }
         if dry_run || self.args.dry_run {
-            rules.iter_mut().for_each(|rule| rule.enforced = false);
+            for rule in &mut rules {
+                rule.enforced = false;
+            }
         }
         self.warn_of_rules(&rules);
         rules
@@ -71,17 +73,11 @@ impl Resolver<'_> {
                 Fault::new("this rule has no `name`", "add one, such as `name = \"read-only\"`: transcripts name the rule");
             self.fault(fault, Some(section.span()));
         }
+        if raw.action.is_none() && !self.is_broken(&["action"]) {
+            self.fault(Fault::new("this rule has no `action`", "add one, such as `action = \"deny\"`"), Some(section.span()));
+        }
         let when = self.conditions(&raw.when, listeners);
-        let action = match &raw.action {
-            Some(action) => self.action(action, &raw.when)?,
-            None => {
-                if !self.is_broken(&["action"]) {
-                    let hint = "add one, such as `action = \"deny\"`";
-                    self.fault(Fault::new("this rule has no `action`", hint), Some(section.span()));
-                }
-                return None;
-            }
-        };
+        let action = self.action(raw.action.as_ref()?, &raw.when)?;
         let name = raw.name.as_ref()?.get_ref();
         self.fitting(&action, &raw.when);
         let reply_shape = raw.reply_shape.as_ref().map(|shape| self.reply_shape(shape, &action, &when));

@@ -15,20 +15,20 @@ impl Resolver<'_> {
         let remember = section.remember.unwrap_or(true);
         let is_needed = remember && rules.iter().any(|rule| rule.action == RuleAction::Shield);
         let dir = match &section.dir {
-            Some(dir) => self.shield_dir(dir),
+            Some(dir) => Some(self.shield_dir(dir)),
             None if is_needed => self.default_shield_dir(),
             None => None,
         };
         Shield { remember, keep: section.keep.map_or(KEEP, |keep| keep.0), dir }
     }
 
-    fn shield_dir(&mut self, dir: &Spanned<PathBuf>) -> Option<PathBuf> {
+    fn shield_dir(&mut self, dir: &Spanned<PathBuf>) -> PathBuf {
         if dir.get_ref().as_os_str().is_empty() {
             let fault =
                 Fault::new("the shield's directory has an empty name", "name a directory, or leave it out for the default place");
             self.fault(fault, Some(dir.span()));
         }
-        Some(dir.get_ref().clone())
+        dir.get_ref().clone()
     }
 
     fn default_shield_dir(&mut self) -> Option<PathBuf> {

@@ -186,14 +186,19 @@ impl FromStr for SizeBound {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let bounds: [(&str, fn(u64) -> Self); 4] =
-            [(">=", Self::AtLeast), ("<=", Self::AtMost), (">", Self::Over), ("<", Self::Under)];
-        let found = bounds.iter().find_map(|(sign, bound)| Some((text.trim().strip_prefix(sign)?, bound)));
-        let (size, bound) = found.ok_or_else(|| {
-            let hint = "write `>10 MiB`, `>=10 MiB`, `<10 MiB` or `<=10 MiB`";
-            Malformed::new("it is not said whether messages are to be larger or smaller", hint)
-        })?;
-        Ok(bound(size.trim().parse::<Size>()?.0))
+        let text = text.trim();
+        let [at_least, at_most, over, under] = [">=", "<=", ">", "<"].map(|sign| text.strip_prefix(sign));
+        let octets = |size: &str| size.trim().parse::<Size>().map(|size| size.0);
+        match (at_least, at_most, over, under) {
+            (Some(size), ..) => octets(size).map(Self::AtLeast),
+            (_, Some(size), ..) => octets(size).map(Self::AtMost),
+            (_, _, Some(size), _) => octets(size).map(Self::Over),
+            (_, _, _, Some(size)) => octets(size).map(Self::Under),
+            _ => Err(Malformed::new(
+                "it is not said whether messages are to be larger or smaller",
+                "write `>10 MiB`, `>=10 MiB`, `<10 MiB` or `<=10 MiB`",
+            )),
+        }
     }
 }
 

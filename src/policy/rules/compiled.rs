@@ -137,6 +137,15 @@ impl Compiled {
         users.map_or_else(|| self.action.restricts() && !pending, |users| users.has(pattern))
     }
 
+    /// The words that it is for, in upper case; none are all.
+    pub(super) fn commands(&self) -> &[Box<[u8]>] {
+        &self.command.commands
+    }
+
+    pub(super) fn has_user(&self) -> bool {
+        self.command.user.is_some()
+    }
+
     pub(super) fn has_line(&self) -> bool {
         self.command.line.is_some()
     }

@@ -4,6 +4,7 @@
 //! a session begins are looked at once, and the patterns of all rules are looked for in one pass over the line.
 
 mod compiled;
+mod glance;
 mod normal;
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,15 @@ use crate::{
     pop3::Stage,
 };
 
+use glance::{Glance, Needs, bit};
+
 pub use compiled::Compiled;
 pub use normal::normalise;
 
 /// All rules, compiled; shared by all sessions.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Arc<Compiled>>,
+    all: Vec<Arc<Compiled>>,
     lines: RegexSet,
     users: RegexSet,
 }
@@ -41,22 +44,22 @@ impl Rules {
     /// When the patterns, each of which is known to compile, do not together.
     pub fn new(rules: &[Rule]) -> Result<Self, regex::Error> {
         let (mut lines, mut users) = (Vec::new(), Vec::new());
-        let rules: Result<_, _> = rules.iter().map(|rule| Compiled::new(rule, &mut lines, &mut users).map(Arc::new)).collect();
-        Ok(Self { rules: rules?, lines: Pattern::set_of_octets(&lines)?, users: Pattern::set_of_names(&users)? })
+        let all: Result<_, _> = rules.iter().map(|rule| Compiled::new(rule, &mut lines, &mut users).map(Arc::new)).collect();
+        Ok(Self { all: all?, lines: Pattern::set_of_octets(&lines)?, users: Pattern::set_of_names(&users)? })
     }
 
     /// Those that may hold in a session. Where TLS starts within it (STLS), ask again.
     #[must_use]
     pub fn for_session(self: &Arc<Self>, facts: &Facts<'_>) -> Applicable {
-        let chosen = |wanted: fn(&Compiled) -> bool| -> Box<[usize]> {
-            let all = self.rules.iter().enumerate();
-            all.filter(|(_, rule)| rule.is_possible(facts) && wanted(rule)).map(|(index, _)| index).collect()
-        };
+        let possible = || self.all.iter().enumerate().filter(|(_, rule)| rule.is_possible(facts));
+        let commands: Box<[Glance]> =
+            possible().filter(|(_, rule)| !rule.is_for_greeting()).map(|(index, rule)| Glance::of(index, rule)).collect();
+        let has = |pattern: fn(&Compiled) -> bool| commands.iter().any(|glance| pattern(&self.all[glance.rule]));
         Applicable {
             rules: Arc::clone(self),
-            commands: chosen(|rule| !rule.is_for_greeting()),
-            without_line: chosen(|rule| !rule.is_for_greeting() && !rule.has_line()),
-            greeting: chosen(Compiled::is_for_greeting),
+            needs: Needs { line: has(Compiled::has_line), user: has(Compiled::has_user) },
+            greeting: possible().filter(|(_, rule)| rule.is_for_greeting()).map(|(index, _)| index).collect(),
+            commands,
         }
     }
 }
@@ -79,9 +82,9 @@ pub struct Facts<'a> {
 pub struct Applicable {
     rules: Arc<Rules>,
     /// Those for commands and their replies.
-    commands: Box<[usize]>,
-    /// Those of them that hold whatever the line is like.
-    without_line: Box<[usize]>,
+    commands: Box<[Glance]>,
+    /// Whether any of them has such a pattern.
+    needs: Needs,
     greeting: Box<[usize]>,
 }
 
@@ -132,19 +135,20 @@ impl Applicable {
 
     /// Those that edit the greeting, or would, in order: each is for what the one before it made.
     pub fn greeting(&self) -> impl Iterator<Item = &Arc<Compiled>> {
-        self.greeting.iter().map(|index| &self.rules.rules[*index])
+        self.greeting.iter().map(|index| &self.rules.all[*index])
     }
 
     /// What the rules say to a command.
     #[must_use]
     pub fn judge(&self, question: &Question<'_>) -> Findings<'_> {
-        let has_lines = self.without_line.len() < self.commands.len();
-        let line = if has_lines { normalise(question.line) } else { Cow::default() };
+        let line = if self.needs.line { normalise(question.line) } else { Cow::default() };
         let lines = Hits::new(&self.rules.lines, line);
         let users = question.user.map(|user| Hits::new(&self.rules.users, user.as_bytes().into()));
-        let asked = if has_lines && lines.any() { &self.commands } else { &self.without_line };
+        let word = bit(question.word);
+        let found = Needs { line: self.needs.line && lines.any(), user: self.needs.user && users.as_ref().is_none_or(Hits::any) };
         let mut findings = Findings::default();
-        for rule in asked.iter().map(|index| &self.rules.rules[*index]) {
+        for glance in self.commands.iter().filter(|glance| glance.may_hold(word, found)) {
+            let rule = &self.rules.all[glance.rule];
             if rule.holds(question, &lines, users.as_ref()) && findings.take(rule) {
                 break;
             }
@@ -153,7 +157,7 @@ impl Applicable {
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Compiled>> {
-        self.commands.iter().chain(&self.greeting).map(|index| &self.rules.rules[*index])
+        self.commands.iter().map(|glance| &self.rules.all[glance.rule]).chain(self.greeting())
     }
 }
 
@@ -205,25 +209,21 @@ impl<'a> Findings<'a> {
 struct Hits<'a> {
     patterns: &'a RegexSet,
     text: Cow<'a, [u8]>,
-    found: OnceCell<Option<SetMatches>>,
+    any: OnceCell<bool>,
+    which: OnceCell<SetMatches>,
 }
 
 impl<'a> Hits<'a> {
     fn new(patterns: &'a RegexSet, text: Cow<'a, [u8]>) -> Self {
-        Self { patterns, text, found: OnceCell::new() }
+        Self { patterns, text, any: OnceCell::new(), which: OnceCell::new() }
     }
 
+    /// Quick, and takes no memory; to tell which is neither.
     fn any(&self) -> bool {
-        self.found().is_some()
+        *self.any.get_or_init(|| self.patterns.is_match(&self.text))
     }
 
     fn has(&self, pattern: usize) -> bool {
-        self.found().is_some_and(|found| found.matched(pattern))
-    }
-
-    /// Telling that there is none is quick, and takes no memory; telling which is neither.
-    fn found(&self) -> Option<&SetMatches> {
-        let find = || self.patterns.is_match(&self.text).then(|| self.patterns.matches(&self.text));
-        self.found.get_or_init(find).as_ref()
+        self.any() && self.which.get_or_init(|| self.patterns.matches(&self.text)).matched(pattern)
     }
 }

@@ -251,7 +251,7 @@ fn what_a_session_has_to_care_for() {
 fn texts_are_made_of_groups() {
     let made = |when: When, action: RuleAction, text: &[u8]| {
         let rules = Rules::new(&[rule("r", when, action)]).unwrap();
-        let [line, text] = [rules.rules[0].rewrite(text), rules.rules[0].rewrite_text(text)];
+        let [line, text] = [rules.all[0].rewrite(text), rules.all[0].rewrite_text(text)];
         [line, text].map(|made| made.map(|made| made.escape_ascii().to_string()))
     };
     let replacing = |pattern: &str, with: &str| RuleAction::RewriteReply {
@@ -273,7 +273,7 @@ fn texts_are_made_of_groups() {
         assert_eq!(made(when, action.clone(), text), expected, "{action:?}");
     }
     let shaped = Rule { reply_shape: Some(ReplyShape::MultiLine), ..rule("r", command("XFOO"), RuleAction::Allow) };
-    assert_eq!(Rules::new(&[shaped]).unwrap().rules[0].shape, Some(Shape::MultiLine));
+    assert_eq!(Rules::new(&[shaped]).unwrap().all[0].shape, Some(Shape::MultiLine));
 }
 
 /// An engine that backtracks would not come to an end.
