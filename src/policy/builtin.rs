@@ -73,7 +73,7 @@ impl Builtin {
     }
 
     /// What is wrong with a client that speaks something else than POP3.
-    pub(super) fn turns_away(&self, command: &Command<'_>, context: Context) -> Option<Violation> {
+    pub(super) fn turns_away(command: &Command<'_>, context: Context) -> Option<Violation> {
         let kind = context.first.then(|| foreign(command)).flatten()?;
         Some(Violation { fault: Peer::Client, kind })
     }
@@ -219,7 +219,7 @@ impl Filter for Builtin {
     }
 
     fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
-        if let Some(violation) = self.turns_away(command, context) {
+        if let Some(violation) = Self::turns_away(command, context) {
             return Verdict::Close(violation);
         }
         if command.keyword == Keyword::Stls {

@@ -53,7 +53,7 @@ impl Filter for Policy {
 
     fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
         let Some(guard) = &mut self.guard else { return self.builtin.command(command, context) };
-        if let Some(violation) = self.builtin.turns_away(command, context) {
+        if let Some(violation) = Builtin::turns_away(command, context) {
             return Verdict::Close(violation);
         }
         let builtin = &mut self.builtin;

@@ -9,6 +9,7 @@ mod mechanisms;
 mod memory;
 mod replies;
 mod rules;
+mod ruling;
 mod shield;
 
 pub use builtin::{Builtin, ClientHop, Settings};

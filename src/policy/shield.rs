@@ -143,12 +143,6 @@ impl Shield {
         self.maildrop.get(number).map(|message| message.size)
     }
 
-    /// Whether an unknown command, or one that names messages in a way of its own, may go on: it could delete, or name the
-    /// wrong message.
-    pub(super) fn bears(&self, keyword: Keyword) -> bool {
-        !matches!(keyword, Keyword::Unknown | Keyword::Xtnd | Keyword::Xsender)
-    }
-
     /// What becomes of a command that is not a shielded DELE.
     pub(super) fn course(&self, command: &Command<'_>) -> Course {
         let sees_less = self.maildrop.has_absent();
@@ -262,6 +256,12 @@ impl Shield {
     }
 }
 
+/// Whether a command may go on in a shielded session. One that is unknown, or that names messages in a way of its own, could
+/// delete, or name the wrong message.
+pub(super) fn bears(keyword: Keyword) -> bool {
+    !matches!(keyword, Keyword::Unknown | Keyword::Xtnd | Keyword::Xsender)
+}
+
 /// What the shield does is recorded under this name.
 pub(super) const RULE: Rule = Rule::BuiltIn("shield");
 
@@ -283,6 +283,3 @@ fn pair(text: &[u8]) -> Option<(u64, u64)> {
     let (count, rest) = number_at_start(text)?;
     Some((count, number_at_start(rest)?.0))
 }
-
-#[cfg(test)]
-mod tests;

@@ -101,16 +101,14 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             self.violate(Violation { fault: Peer::Client, kind: ViolationKind::TooManyCommands });
             return true;
         }
-        match self.filter.caps() {
-            Some(caps) => self.judged_line(expected, caps),
-            None => {
-                if matches!(self.fate, Fate::Open) {
-                    let Some(fate) = self.decide(expected) else { return self.violation.is_some() };
-                    self.fate = fate;
-                }
-                self.pass_client_piece()
-            }
+        if let Some(caps) = self.filter.caps() {
+            return self.judged_line(expected, caps);
         }
+        if matches!(self.fate, Fate::Open) {
+            let Some(fate) = self.decide(expected) else { return self.violation.is_some() };
+            self.fate = fate;
+        }
+        self.pass_client_piece()
     }
 
     /// What becomes of the line at whose start we are; `None` when it has to wait, or the session is closed.
@@ -150,7 +148,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 Some(Fate::Answered { text, rule, action: Action::Close, then: Then::Dismiss })
             }
             Verdict::Rewrite { text, rule, wants } => {
-                self.rewrite(length, text, rule, wants);
+                self.rewrite(length, text, &rule, wants);
                 None
             }
             Verdict::Wait => None,
@@ -202,14 +200,14 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     /// Sends `text` on in place of the next `length` octets, a whole line.
-    fn rewrite(&mut self, length: usize, text: Arc<[u8]>, rule: Rule, wants: Wants) {
+    fn rewrite(&mut self, length: usize, text: Arc<[u8]>, rule: &Rule, wants: Wants) {
         let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), REMEMBERED);
         let stage = self.tracker.stage();
         let keyword = Command::parse(line.text).keyword;
         let sent = whole(&text, 0, text.len());
         let n = self.tracker.command(&Command::parse(sent.text), sent.text, sent.octets, wants);
         self.observer.on(&Event::Command { n, keyword, line, stage, forwarded: true, own: false });
-        let decision = Decision { line: Some(sent.text), ..Decision::of(Some(n), Action::Rewrite, &rule) };
+        let decision = Decision { line: Some(sent.text), ..Decision::of(Some(n), Action::Rewrite, rule) };
         self.observer.on(&Event::Decision(decision));
         noted(&mut self.observer, &mut self.filter, Some(n));
         self.client.skip(length);

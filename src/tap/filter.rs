@@ -80,7 +80,11 @@ pub trait Filter {
         None
     }
 
-    /// Why the session may not go on when it can no longer be understood: then nobody can refuse anything any more.
+    /// Whether the session may go on when it can no longer be understood: then nobody can refuse anything any more.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not.
     fn bears_opaque(&self) -> Result<(), ViolationKind> {
         Ok(())
     }
