@@ -75,8 +75,8 @@ impl Filter for Policy {
         }
     }
 
-    fn sasl(&mut self, auth: Ordinal, line: &[u8]) -> SaslVerdict {
-        self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line))
+    fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
+        self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line, whole))
     }
 
     fn responded(&mut self, _auth: Ordinal, line: &[u8], whole: bool) {
@@ -91,7 +91,7 @@ impl Filter for Policy {
 
     fn listed(&mut self, _n: Ordinal, octets: &[u8]) {
         if let Some(guard) = &mut self.guard {
-            guard.replies.listed(octets);
+            guard.listed(octets);
         }
     }
 

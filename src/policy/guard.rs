@@ -25,7 +25,11 @@ use crate::{
 /// What holds a session to the rules; there only where there are some, or limits on logins.
 pub(super) struct Guard {
     rules: Applicable,
+    /// There where any rule is enforced, so that the session fails closed.
+    closed: Option<Caps>,
     caps: Caps,
+    has_rules: bool,
+    watches_logins: bool,
     login: Login,
     memory: Option<Arc<Memory>>,
     /// The upstream's name, for the memory.
@@ -70,7 +74,11 @@ impl Terms {
 impl Guard {
     pub(super) fn new(terms: Terms) -> Self {
         let Terms { rules, caps, memory, upstream, visit } = terms;
+        let watches = |visit: &Arc<Mutex<Visit>>| visit.lock().unwrap_or_else(PoisonError::into_inner).watches_logins();
         Self {
+            closed: rules.is_enforced().then_some(caps),
+            has_rules: !rules.is_empty(),
+            watches_logins: visit.as_ref().is_some_and(watches),
             rules,
             caps,
             login: Login::default(),
@@ -84,14 +92,14 @@ impl Guard {
         }
     }
 
-    /// Whether any rule is enforced, so that the session fails closed.
+    /// There where any rule is enforced, so that the session fails closed.
     pub(super) fn caps(&self) -> Option<Caps> {
-        self.rules.is_enforced().then_some(self.caps)
+        self.closed
     }
 
     /// Whether the limits on logins have to see each.
     pub(super) fn watches_logins(&self) -> bool {
-        self.visit().is_some_and(|visit| visit.watches_logins())
+        self.watches_logins
     }
 
     pub(super) fn note(&mut self) -> Option<Note> {
@@ -115,9 +123,6 @@ impl Guard {
         }
         let pending = Login::will_tell(command);
         let ruling = self.ruling(command, context.stage, pending);
-        if pending {
-            self.undecided = Some(command.line.to_vec());
-        }
         let verdict = match ruling.decision {
             Decided::Refused(verdict) => verdict,
             Decided::Shielded(name) => self.shielded(command, name),
@@ -125,6 +130,9 @@ impl Guard {
         };
         if let Verdict::Forward(_) | Verdict::Rewrite { .. } = &verdict {
             self.login.forwarded(context.n, command);
+            if command.keyword == Keyword::Auth {
+                self.undecided = pending.then(|| command.line.to_vec());
+            }
         }
         verdict
     }
@@ -238,21 +246,21 @@ impl Guard {
 
     /// The reply to a login is held: what follows from it comes first.
     fn wants_of_login(&self, command: &Command<'_>) -> Wants {
-        let decides = login::begins(command) && (self.watches_logins() || self.rules.is_enforced());
+        let decides = login::begins(command) && (self.watches_logins || self.closed.is_some());
         Wants { status: decides, ..Wants::default() }
     }
 
     /// A command went on that was not judged, since no rule is enforced: what would have become of it?
     pub(super) fn watched(&mut self, command: &Command<'_>, context: Context) {
-        if self.rules.is_enforced() {
+        if self.closed.is_some() {
             return;
         }
-        if !self.rules.is_empty() {
+        self.login.forwarded(context.n, command);
+        if self.has_rules {
             self.would_refuse(command);
             let _ruling = self.ruling(command, context.stage, false);
+            self.replies.asked(context.n, message_number(command));
         }
-        self.login.forwarded(context.n, command);
-        self.replies.asked(context.n, message_number(command));
     }
 
     /// Notes a line that would not even be judged if a rule were enforced.
@@ -277,16 +285,21 @@ impl Guard {
 
     // ── SASL ──
 
-    /// A response in a session without enforced rules, or a long one.
+    /// A response in a session without enforced rules.
     pub(super) fn responded(&mut self, line: &[u8], whole: bool) {
-        if !self.rules.is_enforced() || !whole {
-            self.login.response(line, whole);
-        }
+        self.login.response(line, whole);
     }
 
-    pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8]) -> SaslVerdict {
-        if !self.login.response(line, true) {
-            return SaslVerdict::Forward;
+    /// A response in a session that fails closed.
+    pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
+        if !self.login.response(line, whole) {
+            // Who it is for would be known only when it has gone on.
+            let text = Arc::from(NOBODY);
+            return if whole || self.undecided.is_none() {
+                SaslVerdict::Forward
+            } else {
+                SaslVerdict::Dismiss { text, rule: UNKNOWN }
+            };
         }
         let user = self.login.current().map(str::to_owned);
         if let Some(Err(denied)) = self.visit().map(|mut visit| visit.attempt(user.as_deref())) {
@@ -309,6 +322,9 @@ impl Guard {
             Some((rule, RuleAction::Close(text))) => SaslVerdict::Dismiss { text: text.clone(), rule },
             Some((rule, RuleAction::Deny(text) | RuleAction::Reply(text))) => {
                 let text = text.clone();
+                if !whole {
+                    return SaslVerdict::Dismiss { text, rule };
+                }
                 self.replies.replace(auth, text, rule.clone());
                 SaslVerdict::Cancel { rule }
             }
@@ -326,6 +342,13 @@ impl Guard {
             login::Told::Refused => self.refused(),
             login::Told::Nothing if reply.keyword == Keyword::Quit && reply.status == Some(Status::Ok) => self.quit(),
             login::Told::Nothing => After::GoOn,
+        }
+    }
+
+    /// A piece of a listing of sizes, which tells something where nothing was asked at login.
+    pub(super) fn listed(&mut self, octets: &[u8]) {
+        if self.has_rules && self.closed.is_none() {
+            self.replies.listed(octets);
         }
     }
 
@@ -395,7 +418,7 @@ impl Guard {
     // ── the greeting ──
 
     pub(super) fn edits_greeting(&mut self, line: &[u8]) -> bool {
-        if !self.rules.is_enforced() {
+        if self.closed.is_none() {
             // Only for what it notes.
             let _nothing = self.greeting_line(line);
             return false;
@@ -426,6 +449,8 @@ impl Guard {
     }
 }
 
+/// A login that does not tell its user where a rule has to know.
+const UNKNOWN: Rule = Rule::BuiltIn("unknown-user");
 const MALFORMED: &[u8] = b"-ERR the message number is malformed\r\n";
 const NOT_NOW: &[u8] = b"-ERR log in first\r\n";
 const NOT_KNOWN: &[u8] = b"-ERR not available here\r\n";

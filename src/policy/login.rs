@@ -1,6 +1,9 @@
 //! Who the client says it is, and who it is since the server agreed.
 
-use crate::pop3::{Command, Keyword, Ordinal, Stage, Status, identity};
+use crate::{
+    pop3::{Command, Keyword, Ordinal, Stage, Status, identity},
+    tap::REMEMBERED,
+};
 
 /// Follows the logins of one session. Names are the client's own words: a server may read them otherwise.
 #[derive(Debug, Default)]
@@ -112,7 +115,9 @@ fn named_in(command: &Command<'_>) -> Option<String> {
 fn initial(command: &Command<'_>) -> Option<identity::Said> {
     let mut arguments = command.arguments();
     let mechanism = arguments.next().and_then(identity::mechanism)?;
-    Some(identity::read(mechanism, 0, arguments.next()?, true))
+    // Of a long line only the beginning may be here.
+    let whole = command.line.len() < REMEMBERED;
+    Some(identity::read(mechanism, 0, arguments.next()?, whole))
 }
 
 /// Mechanisms whose exchange tells the name in a form that we read.

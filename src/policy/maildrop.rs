@@ -6,7 +6,7 @@ use super::memory::Mark;
 use crate::tap::Question;
 
 /// More messages than this in one maildrop are not shielded: 40 octets each are kept for the length of the session.
-pub(super) const MOST_MESSAGES: usize = 1_000_000;
+pub(super) const MOST_MESSAGES: usize = 500_000;
 
 /// The messages of a maildrop, in the server's order.
 #[derive(Debug, Default)]

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 use super::maildrop::{LIST, MOST_MESSAGES, Maildrop, Message, Sight, UIDL, Unusable, number_at_start};
 use super::memory::{Account, Memory};
 use crate::{
@@ -212,7 +214,7 @@ impl Shield {
         if gone.is_empty() {
             return Ok(());
         }
-        memory.remember(&gone).map_err(|error| {
+        blocking(|| memory.remember(&gone)).map_err(|error| {
             tracing::error!("cannot remember {} shielded messages: {error}", gone.len());
             NOT_REMEMBERED
         })
@@ -276,6 +278,12 @@ fn refusal(question: &str, progress: Progress) -> String {
         _ => format!("has no {question}"),
     };
     format!("-ERR [SYS/PERM] rules are in force that need the mailbox's {question}, and the server {why}\r\n")
+}
+
+/// Does what waits for the disk, and lets other sessions go on meanwhile.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    let threads = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if threads { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// STAT's two numbers.

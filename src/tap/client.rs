@@ -214,10 +214,11 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.client.insert(text);
     }
 
-    /// Whether a SASL response of `length` octets, a whole line, goes on; it was dealt with when not.
+    /// Whether a SASL response goes on, of which `length` octets are there; it was dealt with when not.
     pub(super) fn ask_about_response(&mut self, auth: Ordinal, length: usize) -> bool {
-        let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), length);
-        match self.filter.sasl(auth, line.text) {
+        let beginning = &self.client.unlabelled()[..length];
+        let line = whole(beginning, self.client.labelled(), REMEMBERED);
+        match self.filter.sasl(auth, whole(beginning, 0, length).text, beginning.ends_with(b"\n")) {
             SaslVerdict::Forward => return true,
             SaslVerdict::Cancel { rule } => {
                 self.tracker.want_status(auth);
@@ -259,7 +260,9 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl 
         }
         Fate::Sasl { auth } => {
             label_sasl(tracker, observer, &command, auth, line);
-            filter.responded(auth, line.text, line.is_whole());
+            if filter.caps().is_none() {
+                filter.responded(auth, line.text, line.is_whole());
+            }
         }
         Fate::Open | Fate::Command { .. } => {
             let wants = if let Fate::Command { wants } = fate { wants } else { Wants::default() };

@@ -17,7 +17,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// pieces, as long as they are base64: no server can take the tail of one for a command with an argument.
     pub(super) fn judged_line(&mut self, expected: ClientExpects, caps: Caps) -> bool {
         if let Fate::Answered { .. } = self.fate {
-            return self.pass_client_piece();
+            return self.drop_piece(caps);
         }
         if self.stash.is_some() || matches!(expected, ClientExpects::Doubtful(_)) {
             return false;
@@ -41,7 +41,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let line = whole(text, 0, length).text;
         let refused = if length > caps.command {
             if self.is_long_login(line) {
-                return self.first_piece(length, caps);
+                return self.first_piece(caps);
             }
             Some((TOO_LONG, Then::Dismiss, LINE_TOO_LONG))
         } else if memchr::memchr2(0, b'\r', line).is_some() {
@@ -115,13 +115,11 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     /// The beginning of a long AUTH is judged; when it may pass, the rest follows in pieces.
-    fn first_piece(&mut self, length: usize, caps: Caps) -> bool {
+    fn first_piece(&mut self, caps: Caps) -> bool {
+        let Some(length) = self.whole_or_longest(LONGEST_JUDGED) else { return false };
         let fate = match self.ask_filter(length, length) {
             Some(Fate::Command { wants }) => Fate::Command { wants },
-            Some(Fate::Answered { text, rule, .. }) => {
-                self.dismiss_for(length, text, &rule);
-                return true;
-            }
+            // All of it is dropped, however it goes on.
             other => return self.settle(other, length),
         };
         self.fate = fate;
@@ -129,8 +127,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 
     fn response(&mut self, auth: Ordinal, caps: Caps) -> bool {
-        let Some(length) = self.whole_or_longest(caps.command) else { return false };
-        if length <= caps.command && !self.ask_about_response(auth, length) {
+        let Some(length) = self.whole_or_longest(LONGEST_JUDGED) else { return false };
+        if !self.ask_about_response(auth, length) {
             return true;
         }
         self.fate = Fate::Sasl { auth };
@@ -165,6 +163,16 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         true
     }
 
+    /// The rest of a long line that was refused.
+    fn drop_piece(&mut self, caps: Caps) -> bool {
+        if self.client_cut.octets() <= caps.sasl {
+            return self.pass_client_piece();
+        }
+        let length = self.client.unlabelled().len();
+        self.break_off(0, length, TOO_LONG, LINE_TOO_LONG);
+        true
+    }
+
     /// A line that is secret, and of which some has been forwarded, is broken off, and the client dismissed.
     fn break_off(&mut self, auth: Ordinal, length: usize, text: &'static [u8], rule: &'static str) {
         let offset = self.client.labelled();
@@ -179,6 +187,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.client.skip(length);
     }
 }
+
+/// So many octets of a SASL response, or of an AUTH with an initial response, are looked at before any goes on; less than
+/// [`SMALL`](super::SMALL).
+pub const LONGEST_JUDGED: usize = 4000;
 
 /// What is recorded where a line over the cap is refused, and the client with it.
 pub const LINE_TOO_LONG: &str = "line-too-long";

@@ -29,8 +29,9 @@ pub trait Filter {
     /// been cut to its beginning.
     fn passed(&mut self, _command: &Command<'_>, _context: Context) {}
 
-    /// What becomes of a SASL response of AUTH `auth`: the line without its end. Lines over the cap on commands are not asked about.
-    fn sasl(&mut self, _auth: Ordinal, _line: &[u8]) -> SaslVerdict {
+    /// What becomes of a SASL response of AUTH `auth`: the line without its end, or, where `whole` is false, the beginning of a
+    /// line that is longer than [`LONGEST_JUDGED`](super::LONGEST_JUDGED). Asked where the session fails closed.
+    fn sasl(&mut self, _auth: Ordinal, _line: &[u8], _whole: bool) -> SaslVerdict {
         SaslVerdict::Forward
     }
 
@@ -281,7 +282,8 @@ pub enum Verdict {
 pub enum SaslVerdict {
     /// It is forwarded.
     Forward,
-    /// The exchange is cancelled with `*` in its place (RFC 5034 §4); the status line of the AUTH is wanted.
+    /// The exchange is cancelled with `*` in its place (RFC 5034 §4); the status line of the AUTH is wanted. Only for a whole
+    /// line.
     Cancel {
         /// The rule that decided.
         rule: Rule,
