@@ -291,3 +291,25 @@ fn pair(text: &[u8]) -> Option<(u64, u64)> {
     let (count, rest) = number_at_start(text)?;
     Some((count, number_at_start(rest)?.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::memory::tests::full;
+
+    #[test]
+    fn quit_is_refused_where_nothing_can_be_remembered() {
+        let memory = Arc::new(full());
+        let account = memory.account("server", "bob");
+        let (mut shield, question) = Shield::new(Some((memory, account)));
+        assert_eq!(question, LIST);
+        for (line, next) in [(&b"1 10\r\n"[..], Asked::Next(UIDL)), (b"1 a\r\n", Asked::Enough)] {
+            shield.told(Told::Status(Some(Status::Ok)));
+            shield.told(Told::Line(line));
+            assert_eq!(shield.next(), next);
+        }
+        assert_eq!(shield.commit(), Ok(()), "there is nothing to remember");
+        assert!(shield.delete(&Command::parse(b"DELE 1")).is_ok());
+        assert_eq!(shield.commit(), Err(NOT_REMEMBERED));
+    }
+}

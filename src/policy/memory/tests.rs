@@ -53,6 +53,14 @@ fn open(directory: &Path) -> Result<Memory, MemoryError> {
     Memory::open(directory, days(KEEP), Calendar::new().now())
 }
 
+/// A memory whose disk is full.
+pub(in crate::policy) fn full() -> Memory {
+    let platter = Platter::default();
+    let memory = on(&platter, &Calendar::new(), LAZY).unwrap();
+    platter.fail(&[Op::Append, Op::SyncData]);
+    memory
+}
+
 /// The mark of a number. Not spread as hashes are, which does not matter here.
 fn mark(number: u8) -> Mark {
     Mark([number; 16])
