@@ -46,6 +46,7 @@ impl Default for SessionLimits {
 }
 
 /// Records what else the filter decided about command `n`.
+#[inline]
 fn noted(observer: &mut impl Observer, filter: &mut impl Filter, n: Option<Ordinal>) {
     while let Some(note) = filter.note() {
         let decision = Decision { enforced: note.enforced, ..Decision::of(n, note.action, &note.rule) };
