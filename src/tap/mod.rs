@@ -340,6 +340,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             let kind = bears.err().unwrap_or(ViolationKind::UnreadableBeforeTls);
             return self.violate(Violation { fault: Peer::Upstream, kind });
         }
+        if let Some(body) = self.tracker.receiving() {
+            let (n, keyword, octets) = (body.n, body.keyword, body.body.octets());
+            self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: false });
+        }
         let dropped_replies = self.tracker.go_opaque();
         self.observer.on(&Event::Opaque { reason, dropped_replies });
         for (from, cut) in [(Peer::Client, &mut self.client_cut), (Peer::Upstream, &mut self.upstream_cut)] {
