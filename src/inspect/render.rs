@@ -187,7 +187,7 @@ fn decision(decision: &Decision) -> Line {
     let what = if decision.enforced { format!("poptap {done}") } else { format!("poptap would {would}, were this no dry run") };
     let command = decision.n.map_or_else(String::new, |n| format!("command {n}: "));
     let often = if decision.again > 0 { format!(", {} more", human::plural(decision.again, "time")) } else { String::new() };
-    let line = decision.line.as_ref().map_or_else(String::new, |line| format!(": {line}"));
+    let line = decision.line.as_ref().or(decision.tag.as_ref()).map_or_else(String::new, |line| format!(": {line}"));
     remark(Look::Own, &format!("{command}{what}{line}{often} (rule {})", decision.rule))
 }
 

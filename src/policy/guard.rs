@@ -10,7 +10,7 @@ use super::{
     memory::Memory,
     replies::{Replies, ReplyEdits, rewrite_text},
     rules::{Applicable, Question},
-    ruling::{Decided, Ruling, action_of, decide, has_plain_number, message_number, named, names_message, refuse, refuse_as},
+    ruling::{Decided, Ruling, decide, has_plain_number, message_number, named, names_message, note, refuse, refuse_as},
     shield::{self, Change, Course, Shield},
 };
 use crate::{
@@ -157,12 +157,12 @@ impl Guard {
         let question = Question { line, word, stage, user: user.as_deref(), user_pending, message, size };
         let findings = self.rules.judge(&question);
         for rule in &findings.would {
-            self.notes.push_back(Note { action: action_of(&rule.action), rule: named(rule), enforced: false });
+            self.notes.push_back(note(rule));
         }
         let mut edits = ReplyEdits::default();
         for rule in &findings.beside {
             match &rule.action {
-                RuleAction::Tag(_) => self.notes.push_back(Note { action: Action::Tag, rule: named(rule), enforced: true }),
+                RuleAction::Tag(_) => self.notes.push_back(note(rule)),
                 _ => edits.add(rule),
             }
         }
@@ -278,7 +278,7 @@ impl Guard {
         } else {
             return;
         };
-        self.notes.push_back(Note { action, rule: Rule::BuiltIn(rule), enforced: false });
+        self.notes.push_back(Note { action, rule: Rule::BuiltIn(rule), enforced: false, tag: None });
     }
 
     /// A login in a session without enforced rules: the limits only.
@@ -439,7 +439,7 @@ impl Guard {
         for rule in self.rules.greeting() {
             match rewrite_text(rule, &text) {
                 Some(changed) if rule.enforced => (text, by) = (changed, Some(named(rule))),
-                Some(_) => self.notes.push_back(Note { action: Action::EditLine, rule: named(rule), enforced: false }),
+                Some(_) => self.notes.push_back(note(rule)),
                 None => {}
             }
         }

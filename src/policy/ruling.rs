@@ -42,7 +42,7 @@ pub(super) fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDequ
             Err(text) => Decided::Refused(refuse_as(text, name)),
         },
         _ => {
-            notes.push_back(Note { action: Action::Allow, rule: name, enforced: true });
+            notes.push_back(note(rule));
             Decided::Onward { rewritten: None, wants: Wants { shape: rule.shape, ..Wants::default() } }
         }
     }
@@ -71,7 +71,12 @@ pub(super) fn named(rule: &Compiled) -> Rule {
 }
 
 /// What a rule does, or would, as it is recorded.
-pub(super) fn action_of(action: &RuleAction) -> Action {
+pub(super) fn note(rule: &Compiled) -> Note {
+    let tag = if let RuleAction::Tag(word) = &rule.action { word.as_deref().map(Arc::from) } else { None };
+    Note { action: action_of(&rule.action), rule: named(rule), enforced: rule.enforced, tag }
+}
+
+fn action_of(action: &RuleAction) -> Action {
     match action {
         RuleAction::Allow => Action::Allow,
         RuleAction::Deny(_) | RuleAction::Reply(_) => Action::Answer,

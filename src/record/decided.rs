@@ -22,7 +22,8 @@ impl Decided {
             _ => {
                 let before = self.finish();
                 let (rule, enforced) = (taken.rule.to_owned(), taken.enforced);
-                let decision = Decision { n: taken.n, action: action.to_owned(), rule, enforced, line, again: 0 };
+                let tag = taken.tag.map(str::to_owned);
+                let decision = Decision { n: taken.n, action: action.to_owned(), rule, enforced, tag, line, again: 0 };
                 self.last = Some(decision.clone());
                 before.into_iter().chain(Some(decision))
             }

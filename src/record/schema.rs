@@ -346,6 +346,9 @@ pub struct Decision {
     /// False for a dry run: this is what would have happened, and nothing was done.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub enforced: bool,
+    /// The word of a rule that takes note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The line as it went on, where it was replaced and may be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,

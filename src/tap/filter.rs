@@ -208,6 +208,8 @@ pub struct Note {
     pub rule: Rule,
     /// Whether it was done.
     pub enforced: bool,
+    /// A word of the rule's.
+    pub tag: Option<Arc<str>>,
 }
 
 /// What is known when a command is judged.

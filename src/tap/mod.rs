@@ -49,7 +49,8 @@ impl Default for SessionLimits {
 #[inline]
 fn noted(observer: &mut impl Observer, filter: &mut impl Filter, n: Option<Ordinal>) {
     while let Some(note) = filter.note() {
-        let decision = Decision { enforced: note.enforced, ..Decision::of(n, note.action, &note.rule) };
+        let (enforced, tag) = (note.enforced, note.tag.as_deref());
+        let decision = Decision { enforced, tag, ..Decision::of(n, note.action, &note.rule) };
         observer.on(&Event::Decision(decision));
     }
 }

@@ -196,13 +196,15 @@ pub struct Decision<'a> {
     pub enforced: bool,
     /// The line as it went on, its line end not included, where it was replaced. It may hold what the line that it replaces held.
     pub line: Option<&'a [u8]>,
+    /// A word of the rule's.
+    pub tag: Option<&'a str>,
 }
 
 impl<'a> Decision<'a> {
     /// One that is enforced.
     #[must_use]
     pub fn of(n: Option<Ordinal>, action: Action, rule: &'a str) -> Self {
-        Self { n, action, rule, enforced: true, line: None }
+        Self { n, action, rule, enforced: true, line: None, tag: None }
     }
 }
 

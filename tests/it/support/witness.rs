@@ -170,10 +170,11 @@ fn describe(event: &Event<'_>) -> String {
         }
         Event::ReplyEnd { n, octets, complete, .. } => format!("S reply to {n} over: {octets} octets, complete {complete}"),
         Event::Unsolicited { status, line } => format!("S unsolicited {status:?} {}", text(line)),
-        Event::Decision(Decision { n, action, rule, enforced, line }) => {
+        Event::Decision(Decision { n, action, rule, enforced, line, tag }) => {
             let dry = if *enforced { "" } else { " dry" };
             let line = line.map_or_else(String::new, |line| format!(" \"{}\"", line.escape_ascii()));
-            format!("P {action:?} {n:?} {rule}{dry}{line}")
+            let tag = tag.map_or_else(String::new, |tag| format!(" #{tag}"));
+            format!("P {action:?} {n:?} {rule}{dry}{line}{tag}")
         }
         Event::LocalReply { n, text } => format!("P reply to {n} {}", text.escape_ascii()),
         Event::Opaque { reason, dropped_replies } => format!("P opaque {reason:?} dropped {dropped_replies}"),
