@@ -18,7 +18,8 @@ use crate::{
     config::RuleAction,
     pop3::{Command, Keyword, Ordinal, Stage, Status, Wants},
     tap::{
-        Action, After, Asked, Caps, Context, Edit, LINE_TOO_LONG, MALFORMED_LINE, Note, Replied, Rule, SaslVerdict, Told, Verdict,
+        Action, After, Asked, Caps, Context, Edit, LINE_TOO_LONG, MALFORMED_LINE, Note, Replied, Rule, SaslVerdict, Told,
+        Verdict, is_malformed,
     },
 };
 
@@ -273,7 +274,7 @@ impl Guard {
     fn would_refuse(&mut self, command: &Command<'_>) {
         let (action, rule) = if command.line.len() + 2 > self.caps.command {
             (Action::Close, LINE_TOO_LONG)
-        } else if memchr::memchr2(0, b'\r', command.line).is_some() {
+        } else if is_malformed(command.line) {
             (Action::Answer, MALFORMED_LINE)
         } else {
             return;

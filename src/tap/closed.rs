@@ -44,7 +44,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 return self.first_piece(caps);
             }
             Some((TOO_LONG, Then::Dismiss, LINE_TOO_LONG))
-        } else if memchr::memchr2(0, b'\r', line).is_some() {
+        } else if is_malformed(line) {
             Some((MALFORMED, Then::GoOn, MALFORMED_LINE))
         } else {
             None
@@ -109,7 +109,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let command = Command::parse(beginning);
         command.keyword == Keyword::Auth
             && self.tracker.stage() == Stage::Authorization
-            && memchr::memchr2(0, b'\r', beginning).is_none()
+            && !is_malformed(beginning)
             && command.arguments().count() == 2
             && command.arguments().all(is_base64)
     }
@@ -201,6 +201,13 @@ const MALFORMED: &[u8] = b"-ERR the line is malformed\r\n";
 
 fn answered(text: &'static [u8], then: Then, rule: &'static str) -> Fate {
     Fate::Answered { text: Arc::from(text), rule: Rule::BuiltIn(rule), action: Action::Answer, then }
+}
+
+/// Whether a line, without its end, holds what servers read each in their own way: a NUL cuts it or glues the next one on, a
+/// bare CR ends a word, and other control characters are blanks for some. A tab is one for all.
+#[must_use]
+pub fn is_malformed(line: &[u8]) -> bool {
+    line.iter().any(|octet| octet.is_ascii_control() && *octet != b'\t')
 }
 
 /// The third word of an AUTH line, and all that follows.

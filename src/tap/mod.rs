@@ -13,7 +13,7 @@ mod pool;
 mod stash;
 mod upstream;
 
-pub use closed::{LINE_TOO_LONG, LONGEST_JUDGED, MALFORMED_LINE};
+pub use closed::{LINE_TOO_LONG, LONGEST_JUDGED, MALFORMED_LINE, is_malformed};
 pub use filter::{
     Addition, After, Asked, Caps, Context, Edit, Filter, Hold, Note, Question, Replied, Replying, Rule, SaslVerdict, Told,
     Untouched, Verdict,
