@@ -19,7 +19,7 @@ use poptap::{
 };
 use support::{Session, filter, message, recorder, transcript};
 
-type Recorded = Session<Recorder, poptap::policy::Builtin>;
+type Recorded = Session<Recorder, poptap::policy::Policy>;
 
 fn main() {
     let chosen: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();

@@ -10,10 +10,10 @@ use clap::Parser as _;
 use poptap::{
     cli::{Cli, Command},
     config::{self, Transcript},
-    policy::{Builtin, Settings},
+    policy::{Facts, Policy, Rules, Settings, Terms},
     pop3::Peer,
     record::{Recorder, Store, schema},
-    tap::{Filter, Observer, Pool, Tap},
+    tap::{Caps, Filter, Observer, Pool, Tap},
 };
 
 /// What `poptap run pop3://server` would record into `folder`, with `options` besides.
@@ -49,9 +49,18 @@ pub fn recorder(store: &Store) -> Recorder {
     })
 }
 
-/// The filter of a session that is plain on both hops.
-pub fn filter() -> Builtin {
-    Builtin::new(Settings::default())
+/// The filter of a session that is plain on both hops, as in a server: without any rule.
+pub fn filter() -> Policy {
+    static NONE: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::new(&[]).expect("no rules")));
+    filter_of(&NONE)
+}
+
+/// The same with rules.
+pub fn filter_of(rules: &Arc<Rules>) -> Policy {
+    let localhost = std::net::IpAddr::from([127, 0, 0, 1]);
+    let facts = Facts { client: localhost, listener: (localhost, 1110).into(), upstream: "server", tls: false };
+    let caps = Caps { command: 512, sasl: 64 * 1024 };
+    Policy::new(Settings::default(), Some(Terms::of_rules(rules.for_session(&facts), caps)))
 }
 
 /// A body of about `octets` on the wire: headers, lines of 60 to 80 octets of which every fiftieth is dot-stuffed, the terminator.

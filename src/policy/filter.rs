@@ -70,7 +70,9 @@ impl Filter for Policy {
     }
 
     fn passed(&mut self, command: &Command<'_>, context: Context) {
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = &mut self.guard
+            && guard.watches(command.keyword)
+        {
             guard.watched(command, context);
         }
     }
@@ -86,7 +88,10 @@ impl Filter for Policy {
     }
 
     fn replied(&mut self, reply: Replied<'_>) -> After {
-        self.guard.as_mut().map_or(After::GoOn, |guard| guard.replied(reply))
+        match &mut self.guard {
+            Some(guard) if guard.watches(reply.keyword) => guard.replied(reply),
+            _ => After::GoOn,
+        }
     }
 
     fn listed(&mut self, _n: Ordinal, octets: &[u8]) {

@@ -102,6 +102,12 @@ impl Guard {
         self.watches_logins
     }
 
+    /// Whether a command, or its reply, is of interest: where there are no rules, only what belongs to a login.
+    pub(super) fn watches(&self, keyword: Keyword) -> bool {
+        use Keyword::{Apop, Auth, Pass, Rpop, User};
+        self.has_rules || matches!(keyword, Apop | Auth | Pass | Rpop | User)
+    }
+
     pub(super) fn note(&mut self) -> Option<Note> {
         self.notes.pop_front()
     }

@@ -126,7 +126,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         // At the end of the stream a line is judged by what there is of it: some servers take it for a whole one.
         let no_more = line.is_some() || beginning.len() == REMEMBERED || self.client.is_full() || self.client.is_ended();
         match hold {
-            Hold::Stream if line.is_none() => Some(Fate::Command { wants: Wants::default() }),
+            Hold::Stream => Some(Fate::Command { wants: Wants::default() }),
             _ if no_more || hold == Hold::Decide => {
                 let length = line.unwrap_or(unlabelled).len();
                 self.ask_filter(length, REMEMBERED)

@@ -22,7 +22,7 @@ pub trait Filter {
     /// Asked with at most [`REMEMBERED`](super::REMEMBERED) octets, and with the line end where the line is complete; `first` says that it is the session's first.
     fn hold(&self, beginning: &[u8], first: bool) -> Hold;
 
-    /// What becomes of a command that it held, or that arrived in one piece.
+    /// What becomes of a command that it held.
     fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict;
 
     /// A command was forwarded that the filter was not asked about or does not hold: for whoever only watches. The line may have

@@ -46,6 +46,7 @@ impl Default for SessionLimits {
 }
 
 /// Records what else the filter decided about command `n`.
+#[inline]
 fn noted(observer: &mut impl Observer, filter: &mut impl Filter, n: Option<Ordinal>) {
     while let Some(note) = filter.note() {
         let decision = Decision { enforced: note.enforced, ..Decision::of(n, note.action, &note.rule) };
@@ -338,6 +339,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.tracker.agrees_to_stls() || bears.is_err() {
             let kind = bears.err().unwrap_or(ViolationKind::UnreadableBeforeTls);
             return self.violate(Violation { fault: Peer::Upstream, kind });
+        }
+        if let Some(body) = self.tracker.receiving() {
+            let (n, keyword, octets) = (body.n, body.keyword, body.body.octets());
+            self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: false });
         }
         let dropped_replies = self.tracker.go_opaque();
         self.observer.on(&Event::Opaque { reason, dropped_replies });
