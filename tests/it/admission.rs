@@ -1,23 +1,14 @@
 //! Who is let in: by address, by number, and by what a reload says.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    time::Instant,
-};
+use std::time::Instant;
 
 use rustix::process::Signal;
-use socket2::{Domain, Socket, Type};
 
 use crate::support::outside::{Client, PATIENCE, Poptap, Server, converse};
 
 /// A client on 127.0.0.`host`.
 fn from(host: u8, poptap: &Poptap) -> Client {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into()).unwrap();
-    socket.connect(&poptap.address.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    Client(stream)
+    Client::from(host, poptap.address)
 }
 
 /// One that was let in.

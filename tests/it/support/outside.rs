@@ -3,11 +3,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, channel},
     },
     thread,
@@ -18,7 +19,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
 /// How long anything may take before it counts as hanging.
@@ -36,6 +37,7 @@ pub const MESSAGE: &[u8] = b"+OK 5\r\nSubject: x\r\n\r\nhello\r\n..\r\n.\r\n";
 pub struct Server {
     pub address: SocketAddr,
     heard: Receiver<Vec<u8>>,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -49,15 +51,22 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, heard) = channel();
-        let script = Arc::new(script);
+        let (script, accepted) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&accepted);
         thread::spawn(move || {
             for _ in 0..count {
                 let (sender, script, stream) = (sender.clone(), Arc::clone(&script), bounded(listener.accept().unwrap().0));
+                counted.fetch_add(1, Ordering::SeqCst);
                 // Nobody listens when the test has failed.
                 thread::spawn(move || sender.send(script(stream)));
             }
         });
-        Self { address, heard }
+        Self { address, heard, accepted }
+    }
+
+    /// How many came.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Its URL, with a scheme.
@@ -184,13 +193,23 @@ impl Poptap {
 
     /// As [`Poptap::start`], but nothing is said of the transcript, and standard output goes where it is told to.
     pub fn start_in(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        let listen: &[&str] = if arguments.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        Self::launch(folder, configuration, &[arguments, listen].concat(), stdout)
+    }
+
+    /// With a configuration file that says everything, but for the transcript's place.
+    pub fn as_configured(configuration: &str) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript");
+        let store = store.to_str().unwrap().to_owned();
+        Self::launch(folder, configuration, &["--transcript", &store], Stdio::null())
+    }
+
+    fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
         let file = folder.path().join("poptap.toml");
         fs::write(&file, configuration).unwrap();
         let mut command = command(folder.path());
         command.args(["run", "-vv", "--config"]).arg(&file).args(arguments);
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
         let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -352,6 +371,20 @@ pub struct Client(pub TcpStream);
 impl Client {
     pub fn to(address: SocketAddr) -> Self {
         Self(bounded(TcpStream::connect(address).unwrap()))
+    }
+
+    /// From 127.0.0.`host`.
+    pub fn from(host: u8, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self(bounded(socket.into()))
+    }
+
+    /// The lines of a body, without the terminator.
+    pub fn body(&mut self) -> Vec<String> {
+        let lines = std::iter::from_fn(|| Some(self.line()).filter(|line| line != ".\r\n" && !line.is_empty()));
+        lines.map(|line| line.trim_end().to_owned()).collect()
     }
 
     pub fn say(&mut self, octets: &[u8]) -> &mut Self {

@@ -44,7 +44,8 @@ impl Papers {
         Self { folder, trust: Arc::new(trust), server: server_config(issued.chain, issued.key).unwrap() }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// Where one of its files is.
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
