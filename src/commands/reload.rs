@@ -51,7 +51,7 @@ async fn reload(reloader: &Reloader, args: &RunArgs) {
             for note in notes {
                 tracing::warn!("{note}");
             }
-            tracing::info!("reloaded: new sessions use the certificates, keys and trust as they are now");
+            tracing::info!("reloaded: new sessions use the configuration as it is now");
             warn_of_expiry(reloader);
         }
         Err(error) => tracing::error!("reload failed, and everything stays as it was: {error}"),

@@ -81,6 +81,10 @@ impl Filter for Policy {
         self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line, whole))
     }
 
+    fn hears_responses(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.watches_logins())
+    }
+
     fn responded(&mut self, _auth: Ordinal, line: &[u8], whole: bool) {
         if let Some(guard) = &mut self.guard {
             guard.responded(line, whole);

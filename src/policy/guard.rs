@@ -292,12 +292,12 @@ impl Guard {
 
     // ── SASL ──
 
-    /// A response in a session without enforced rules.
+    /// A response in a session without enforced rules or limits.
     pub(super) fn responded(&mut self, line: &[u8], whole: bool) {
         self.login.response(line, whole);
     }
 
-    /// A response in a session that fails closed.
+    /// A response in a session that fails closed, or whose logins are limited.
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
         if !self.login.response(line, whole) {
             // Who it is for would be known only when it has gone on.
@@ -346,7 +346,7 @@ impl Guard {
         let told = self.login.replied(reply.n, reply.keyword, reply.status, reply.stage);
         match told {
             login::Told::LoggedIn => self.logged_in(),
-            login::Told::Refused => self.refused(),
+            login::Told::Refused(user) => self.refused(user.as_deref()),
             login::Told::Nothing if reply.keyword == Keyword::Quit && reply.status == Some(Status::Ok) => self.quit(),
             login::Told::Nothing => After::GoOn,
         }
@@ -371,9 +371,8 @@ impl Guard {
         }
     }
 
-    fn refused(&mut self) -> After {
-        let user = self.login.current().map(str::to_owned);
-        let Some(failed) = self.visit().map(|mut visit| visit.failed(user.as_deref())) else { return After::GoOn };
+    fn refused(&self, user: Option<&str>) -> After {
+        let Some(failed) = self.visit().map(|mut visit| visit.failed(user)) else { return After::GoOn };
         match failed.denied {
             Some(denied) => {
                 After::Dismiss { text: Arc::from(denied.client_line().as_bytes()), rule: Rule::BuiltIn(denied.reason()) }

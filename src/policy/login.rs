@@ -1,5 +1,7 @@
 //! Who the client says it is, and who it is since the server agreed.
 
+use std::{collections::VecDeque, sync::Arc};
+
 use crate::{
     pop3::{Command, Keyword, Ordinal, Stage, Status, identity},
     tap::REMEMBERED,
@@ -9,9 +11,12 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Login {
     /// The last that was named.
-    named: Option<String>,
-    /// The one that the server let in.
-    user: Option<String>,
+    named: Option<Arc<str>>,
+    /// Whether the server let somebody in, and whom.
+    is_in: bool,
+    user: Option<Arc<str>>,
+    /// Logins that await their reply, in order, and who each is for: a name behind a login is not its own.
+    attempts: VecDeque<(Ordinal, Option<Arc<str>>)>,
     exchange: Option<Exchange>,
 }
 
@@ -35,9 +40,9 @@ impl Login {
         }
     }
 
-    /// The one that is logged in, or was named last.
+    /// The one that is logged in, or, before a login, was named last.
     pub(super) fn current(&self) -> Option<&str> {
-        self.user.as_deref().or(self.named.as_deref())
+        if self.is_in { self.user.as_deref() } else { self.named.as_deref() }
     }
 
     /// Whether an AUTH may still tell in its exchange who it is for.
@@ -50,42 +55,62 @@ impl Login {
     /// Command `n` goes to the server.
     pub(super) fn forwarded(&mut self, n: Ordinal, command: &Command<'_>) {
         match command.keyword {
-            Keyword::User | Keyword::Rpop | Keyword::Apop => self.named = named_in(command),
+            Keyword::User | Keyword::Rpop | Keyword::Apop => self.named = named_in(command).map(Arc::from),
             Keyword::Auth if command.has_argument() => {
                 let mechanism = command.arguments().next().and_then(identity::mechanism);
                 let step = usize::from(command.arguments().nth(1).is_some());
-                self.named = self.subject(command);
+                self.named = self.subject(command).map(Arc::from);
                 self.exchange = Some(Exchange { auth: n, mechanism, step, cancelled: false });
             }
             _ => {}
+        }
+        if begins(command) {
+            self.attempts.push_back((n, self.named.clone()));
         }
     }
 
     /// A SASL response, or the beginning of one. Returns whether it told who it is.
     pub(super) fn response(&mut self, line: &[u8], whole: bool) -> bool {
         let Some(exchange) = &mut self.exchange else { return false };
-        let step = exchange.step;
+        let (auth, step) = (exchange.auth, exchange.step);
         exchange.step += 1;
-        exchange.cancelled = line == b"*";
+        exchange.cancelled = line == b"*" && step < credentials_at(exchange.mechanism);
         let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, whole);
         let Some(user) = said.acts_as.or(said.user) else { return false };
-        self.named = Some(user);
+        self.named = Some(user.into());
+        if let Some((_, who)) = self.attempts.iter_mut().find(|(n, _)| *n == auth) {
+            who.clone_from(&self.named);
+        }
         true
     }
 
     /// What a reply says of the login.
     pub(super) fn replied(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, stage: Stage) -> Told {
         let exchange = self.exchange.take_if(|exchange| exchange.auth == n);
+        let who = self.attempt(n);
         match (keyword, status) {
             (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Ok)) if stage == Stage::Transaction => {
-                let first = self.user.is_none();
-                self.user = self.user.take().or_else(|| self.named.take());
-                if first { Told::LoggedIn } else { Told::Nothing }
+                if self.is_in {
+                    return Told::Nothing;
+                }
+                (self.is_in, self.user) = (true, who);
+                Told::LoggedIn
             }
             (Keyword::Auth, Some(Status::Err)) if exchange.as_ref().is_none_or(|exchange| exchange.cancelled) => Told::Nothing,
-            (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Err)) if stage == Stage::Authorization => Told::Refused,
+            (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Err)) if stage == Stage::Authorization => {
+                Told::Refused(who)
+            }
             _ => Told::Nothing,
         }
+    }
+
+    /// Who login `n` is for; those before it are settled.
+    fn attempt(&mut self, n: Ordinal) -> Option<Arc<str>> {
+        while self.attempts.front().is_some_and(|(first, _)| *first < n) {
+            self.attempts.pop_front();
+        }
+        let is_it = self.attempts.front().is_some_and(|(first, _)| *first == n);
+        if is_it { self.attempts.pop_front()?.1 } else { None }
     }
 }
 
@@ -95,11 +120,12 @@ pub(super) fn begins(command: &Command<'_>) -> bool {
 }
 
 /// What a reply means for the login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Nothing,
     LoggedIn,
-    Refused,
+    /// A login of this user, where the name is known.
+    Refused(Option<Arc<str>>),
 }
 
 /// The name in a USER or APOP.
@@ -118,6 +144,14 @@ fn initial(command: &Command<'_>) -> Option<identity::Said> {
     // Of a long line only the beginning may be here.
     let whole = command.line.len() < REMEMBERED;
     Some(identity::read(mechanism, 0, arguments.next()?, whole))
+}
+
+/// How many messages of the client's hold all that there is to guess: a `*` behind them takes nothing back.
+fn credentials_at(mechanism: Option<&str>) -> usize {
+    match mechanism {
+        Some("PLAIN" | "XOAUTH" | "XOAUTH2" | "OAUTHBEARER" | "CRAM-MD5" | "DIGEST-MD5" | "EXTERNAL") => 1,
+        _ => 2,
+    }
 }
 
 /// Mechanisms whose exchange tells the name in a form that we read.
@@ -164,12 +198,30 @@ mod tests {
         let (ok, err) = (Some(Status::Ok), Some(Status::Err));
         let mut login = Login::default();
         told(&mut login, &["USER bob", "PASS x"]);
-        assert_eq!(login.replied(2, Keyword::Pass, err, Stage::Authorization), Told::Refused);
+        assert_eq!(login.replied(2, Keyword::Pass, err, Stage::Authorization), Told::Refused(Some("bob".into())));
         told(&mut login, &["AUTH PLAIN", "> *"]);
         assert_eq!(login.replied(1, Keyword::Auth, err, Stage::Authorization), Told::Nothing, "it was cancelled");
+        told(&mut login, &["AUTH PLAIN AGJvYgBwdw==", "> *"]);
+        let refused = login.replied(1, Keyword::Auth, err, Stage::Authorization);
+        assert_eq!(refused, Told::Refused(Some("bob".into())), "too late to cancel");
         told(&mut login, &["AUTH PLAIN AGV2ZQBwdw=="]);
         assert_eq!(login.replied(1, Keyword::Auth, ok, Stage::Transaction), Told::LoggedIn);
         told(&mut login, &["USER bob"]);
         assert_eq!(login.current(), Some("eve"), "nobody becomes somebody else behind the login");
+    }
+
+    #[test]
+    fn a_name_behind_a_login_is_not_its_own() {
+        let (ok, err) = (Some(Status::Ok), Some(Status::Err));
+        let mut login = Login::default();
+        told(&mut login, &["USER bob", "PASS x", "USER eve", "PASS y", "USER tim"]);
+        assert_eq!(login.replied(2, Keyword::Pass, err, Stage::Authorization), Told::Refused(Some("bob".into())));
+        assert_eq!(login.replied(4, Keyword::Pass, ok, Stage::Transaction), Told::LoggedIn);
+        assert_eq!(login.current(), Some("eve"));
+        let mut login = Login::default();
+        told(&mut login, &["AUTH GSSAPI"]);
+        assert_eq!(login.replied(1, Keyword::Auth, ok, Stage::Transaction), Told::LoggedIn);
+        told(&mut login, &["USER bob"]);
+        assert_eq!(login.current(), None, "who is not known stays unknown");
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
         Outcome::TimedOut(limit) => ended("poptap", expired(*limit)),
         // Whoever runs the relay goes on with TLS.
         Outcome::StartTls => ended("poptap", "client-tls"),
+        Outcome::Violation(Violation { kind: ViolationKind::TooManyOctets, .. }) => ended("poptap", "too-many-octets"),
         Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
         Outcome::RecordFull => ended("poptap", "transcript-full"),
         // Whoever knows the rule says it.
@@ -139,7 +140,6 @@ pub(super) fn last_line(outcome: &Outcome, terms: &Terms) -> Option<&'static str
         (ViolationKind::UnreadableBeforeTls | ViolationKind::UnreadableUnderRules | ViolationKind::ReplyLineTooLong, _) => {
             "-ERR [SYS/TEMP] the server's answers could not be understood\r\n"
         }
-        (ViolationKind::TooManyCommands, _) => "-ERR [SYS/PERM] too many commands for one session\r\n",
         (ViolationKind::TooManyOctets, _) => "-ERR [SYS/PERM] too much data for one session\r\n",
         _ => return None,
     })

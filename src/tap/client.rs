@@ -98,13 +98,17 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             return false;
         }
         if self.client_cut.is_empty() && self.tracker.lines() >= self.limits.commands {
-            self.violate(Violation { fault: Peer::Client, kind: ViolationKind::TooManyCommands });
-            return true;
+            return self.too_many_commands(expected);
         }
         if let Some(caps) = self.filter.caps() {
             return self.judged_line(expected, caps);
         }
         if matches!(self.fate, Fate::Open) {
+            match expected {
+                ClientExpects::SaslResponse(auth) if self.filter.hears_responses() => return self.heard_response(auth),
+                ClientExpects::Doubtful(_) if self.filter.hears_responses() => return false,
+                _ => {}
+            }
             let Some(fate) = self.decide(expected) else { return self.violation.is_some() };
             self.fate = fate;
         }
@@ -228,15 +232,19 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 self.client.skip(length);
                 self.client.insert(Arc::from(CANCELS));
             }
-            SaslVerdict::Dismiss { text, rule } => {
-                let n = self.tracker.dismiss(Keyword::Auth, text);
-                self.observer.on(&Event::SaslResponse { n, auth, line });
-                self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Close, &rule)));
-                self.dismissal = Some(rule);
-                self.client.skip(length);
-            }
+            SaslVerdict::Dismiss { text, rule } => self.dismiss_in_exchange(auth, length, text, rule),
         }
         false
+    }
+
+    /// A line that is, or may be, a SASL response is refused, and the client with it.
+    pub(super) fn dismiss_in_exchange(&mut self, auth: Ordinal, length: usize, text: Arc<[u8]>, rule: Rule) {
+        let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), REMEMBERED);
+        let n = self.tracker.dismiss(Keyword::Auth, text);
+        self.observer.on(&Event::SaslResponse { n, auth, line });
+        self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Close, &rule)));
+        self.dismissal = Some(rule);
+        self.client.skip(length);
     }
 }
 
@@ -260,7 +268,7 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl 
         }
         Fate::Sasl { auth } => {
             label_sasl(tracker, observer, &command, auth, line);
-            if filter.caps().is_none() {
+            if filter.caps().is_none() && !filter.hears_responses() {
                 filter.responded(auth, line.text, line.is_whole());
             }
         }

@@ -126,6 +126,30 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.next_piece(caps)
     }
 
+    /// A SASL response of a session that does not fail closed, before any of it goes on.
+    pub(super) fn heard_response(&mut self, auth: Ordinal) -> bool {
+        let Some(length) = self.whole_or_longest(LONGEST_JUDGED) else { return false };
+        if !self.ask_about_response(auth, length) {
+            return true;
+        }
+        self.fate = Fate::Sasl { auth };
+        self.pass_client_piece()
+    }
+
+    /// More lines than one session may have. What was asked before is answered before.
+    pub(super) fn too_many_commands(&mut self, expected: ClientExpects) -> bool {
+        let unlabelled = self.client.unlabelled();
+        let (length, text) = (line_in(unlabelled).unwrap_or(unlabelled).len(), Arc::from(TOO_MANY));
+        let rule = Rule::BuiltIn(TOO_MANY_COMMANDS);
+        match expected {
+            ClientExpects::SaslResponse(auth) | ClientExpects::Doubtful(auth) => {
+                self.dismiss_in_exchange(auth, length, text, rule);
+            }
+            _ => self.dismiss_for(length, text, &rule),
+        }
+        true
+    }
+
     fn response(&mut self, auth: Ordinal, caps: Caps) -> bool {
         let Some(length) = self.whole_or_longest(LONGEST_JUDGED) else { return false };
         if !self.ask_about_response(auth, length) {
@@ -196,6 +220,9 @@ pub const LONGEST_JUDGED: usize = 4000;
 pub const LINE_TOO_LONG: &str = "line-too-long";
 /// What is recorded where a line that servers would read differently is refused.
 pub const MALFORMED_LINE: &str = "malformed-line";
+/// Why a session is closed that has more lines of the client's than it may.
+const TOO_MANY_COMMANDS: &str = "too-many-commands";
+const TOO_MANY: &[u8] = b"-ERR [SYS/PERM] too many commands for one session\r\n";
 const TOO_LONG: &[u8] = b"-ERR the line is too long\r\n";
 const MALFORMED: &[u8] = b"-ERR the line is malformed\r\n";
 

@@ -30,9 +30,16 @@ pub trait Filter {
     fn passed(&mut self, _command: &Command<'_>, _context: Context) {}
 
     /// What becomes of a SASL response of AUTH `auth`: the line without its end, or, where `whole` is false, the beginning of a
-    /// line that is longer than [`LONGEST_JUDGED`](super::LONGEST_JUDGED). Asked where the session fails closed.
+    /// line that is longer than [`LONGEST_JUDGED`](super::LONGEST_JUDGED). Asked where the session fails closed, or the filter
+    /// [hears](Filter::hears_responses) them.
     fn sasl(&mut self, _auth: Ordinal, _line: &[u8], _whole: bool) -> SaslVerdict {
         SaslVerdict::Forward
+    }
+
+    /// Whether it is asked about SASL responses where the session does not fail closed. Then each is held until it is whole, and
+    /// lines behind an unresolved AUTH wait.
+    fn hears_responses(&self) -> bool {
+        false
     }
 
     /// A SASL response of AUTH `auth` was forwarded that the filter was not asked about: its beginning, and whether that is all.

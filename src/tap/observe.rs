@@ -316,8 +316,6 @@ pub enum ViolationKind {
     UnreadableUnderRules,
     /// A line of a reply that had to be looked at as a whole was too long for that.
     ReplyLineTooLong,
-    /// The client sent more commands than it may in one session.
-    TooManyCommands,
     /// More octets passed than may in one session.
     TooManyOctets,
 }
@@ -339,7 +337,6 @@ impl ViolationKind {
                 ("unreadable-under-rules", "its replies could no longer be matched while rules were in force")
             }
             Self::ReplyLineTooLong => ("reply-line-too-long", "it sent a line that is too long to be judged as a whole"),
-            Self::TooManyCommands => ("too-many-commands", "it sent more commands than one session may"),
             Self::TooManyOctets => ("too-many-octets", "more octets passed than may in one session"),
             Self::UnreadableBeforeTls => {
                 ("unreadable-before-tls", "its replies could no longer be matched while logins had to wait for TLS")
