@@ -270,6 +270,17 @@ impl Tracker {
         self.local(keyword, Kind::Last(text))
     }
 
+    /// Like [`Tracker::dismiss`], for a line within an exchange: the server may be waiting for it, so that the AUTH gets no other
+    /// reply than `text`.
+    pub fn dismiss_in_exchange(&mut self, text: Arc<[u8]>) -> Ordinal {
+        if let Some(auth) = self.auth.take() {
+            self.pending.retain(|pending| pending.n != auth);
+        }
+        self.doubtful.clear();
+        self.responses_due = 0;
+        self.dismiss(Keyword::Auth, text)
+    }
+
     /// The client was told the last that it gets, in place of a reply of the server's.
     pub fn dismissed(&mut self) {
         self.mode = Mode::Dismissed;

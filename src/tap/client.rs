@@ -6,7 +6,7 @@ use super::{
     Action, Context, Decision, Event, Filter, Hold, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Rule, SaslVerdict, Tap,
     Verdict, Violation, ViolationKind, cut::whole, noted,
 };
-use crate::pop3::{Body, ClientExpects, Command, Keyword, Peer, Tracker, Wants};
+use crate::pop3::{Body, ClientExpects, Command, Peer, Tracker, Wants};
 
 /// What becomes of the client's line that is on its way. Settled before its first octet is forwarded or dropped.
 #[derive(Clone, Debug)]
@@ -240,7 +240,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// A line that is, or may be, a SASL response is refused, and the client with it.
     pub(super) fn dismiss_in_exchange(&mut self, auth: Ordinal, length: usize, text: Arc<[u8]>, rule: Rule) {
         let line = whole(&self.client.unlabelled()[..length], self.client.labelled(), REMEMBERED);
-        let n = self.tracker.dismiss(Keyword::Auth, text);
+        let n = self.tracker.dismiss_in_exchange(text);
         self.observer.on(&Event::SaslResponse { n, auth, line });
         self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Close, &rule)));
         self.dismissal = Some(rule);

@@ -201,7 +201,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     fn break_off(&mut self, auth: Ordinal, length: usize, text: &'static [u8], rule: &'static str) {
         let offset = self.client.labelled();
         self.client_cut.push(&self.client.unlabelled()[..length], offset);
-        let n = self.tracker.dismiss(Keyword::Auth, Arc::from(text));
+        let text = Arc::from(text);
+        let in_exchange = matches!(self.fate, Fate::Sasl { .. });
+        let n = if in_exchange { self.tracker.dismiss_in_exchange(text) } else { self.tracker.dismiss(Keyword::Auth, text) };
         let line: Line<'_> = self.client_cut.line();
         self.observer.on(&Event::SaslResponse { n, auth, line });
         self.observer.on(&Event::Decision(Decision::of(Some(n), Action::Close, &Rule::BuiltIn(rule))));

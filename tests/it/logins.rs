@@ -237,7 +237,15 @@ fn of_two_logins_at_the_same_moment_one_gets_the_last_place() {
     let together = Arc::new(Barrier::new(2));
     let server = Server::times(2, move |stream| {
         let mut waiting = Some(&together);
-        converse(Hook { stream, at: b"PASS", hook: move || drop(waiting.take().map(|barrier| barrier.wait())) })
+        converse(Hook {
+            stream,
+            at: b"PASS",
+            act: move || {
+                if let Some(barrier) = waiting.take() {
+                    barrier.wait();
+                }
+            },
+        })
     });
     let mut poptap = Poptap::start("[limits]\nsessions_per_user = 1\n", &["--upstream", &server.url("pop3")]);
     let mut clients = [1, 2].map(|host| Client::from(host, poptap.address));
@@ -245,7 +253,7 @@ fn of_two_logins_at_the_same_moment_one_gets_the_last_place() {
         assert_eq!((client.line().as_str(), client.ask("USER tim").as_str()), ("+OK ready\r\n", "+OK\r\n"));
         client.say(format!("PASS {SECRET}\r\n").as_bytes());
     }
-    let mut told = clients.each_mut().map(|client| client.line());
+    let mut told = clients.each_mut().map(Client::line);
     told.sort();
     assert_eq!(told, ["+OK\r\n", IN_USE]);
     poptap.log_line("reason=too-many-of-user");
@@ -258,7 +266,7 @@ fn of_two_logins_at_the_same_moment_one_gets_the_last_place() {
 struct Hook<S, H> {
     stream: S,
     at: &'static [u8],
-    hook: H,
+    act: H,
 }
 
 impl<S: std::io::Read, H: FnMut()> std::io::Read for Hook<S, H> {
@@ -268,7 +276,7 @@ impl<S: std::io::Read, H: FnMut()> std::io::Read for Hook<S, H> {
         if count == 1 && next == Some(space[0]) {
             self.at = &self.at[1..];
             if self.at.is_empty() {
-                (self.hook)();
+                (self.act)();
             }
         }
         Ok(count)

@@ -11,8 +11,11 @@ use crate::support::{
     secure::{AGREED, Papers, Secure},
 };
 
+/// Plays the dialogue of a recipe.
+type Play = fn(&Recipe);
+
 /// A file without a dialogue fails the test, and so does a dialogue without a file.
-const DIALOGUES: [(&str, fn(&Recipe)); 7] = [
+const DIALOGUES: [(&str, Play); 7] = [
     ("audit-old-clients", who_would_be_hit),
     ("brute-force", guesses_are_blocked),
     ("hide-top", top_is_not_there),

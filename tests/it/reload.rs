@@ -123,7 +123,8 @@ fn a_shield_that_a_reload_turns_on_remembers_and_keeps_its_memory_at_the_next_on
 
 /// What the server heard in the last of four sessions.
 fn poptap_heard(server: &Server) -> Vec<u8> {
-    (0..4).map(|_| server.heard()).last().unwrap()
+    let heard: Vec<_> = (0..4).map(|_| server.heard()).collect();
+    heard.into_iter().next_back().unwrap()
 }
 
 fn stat(poptap: &Poptap) -> String {
