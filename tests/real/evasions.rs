@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::support::inetd::Mailutils;
+use crate::support::inetd::{Courier, Mailutils};
 use crate::support::proxy::Proxy;
 use crate::support::wire::Wire;
 use crate::support::{certificates, scratch};
@@ -27,6 +27,28 @@ fn no_spelling_of_dele_reaches_mailutils() {
             ("two line ends", b"DELE 1\r\r\n"),
             ("a form feed behind it", b"DELE 1\x0c\r\n"),
             ("behind another command", b"NOOP\nDELE 1\r\n"),
+        ],
+    );
+}
+
+/// Courier glues the next line on where a NUL is, and takes control characters for blanks.
+#[test]
+fn no_spelling_of_dele_reaches_courier() {
+    let server = Courier::start();
+    assert_evaded_by_none(
+        server.address(),
+        || server.refill(&MESSAGES),
+        &[
+            ("lower case", b"dele 1\r\n"),
+            ("a bare LF", b"DELE 1\n"),
+            ("a leading blank", b" DELE 1\r\n"),
+            ("leading tabs", b"\t\tDELE 1\r\n"),
+            ("a tab for a blank", b"DELE\t1\r\n"),
+            ("letters behind the number", b"DELE 1x\r\n"),
+            ("a bare CR behind the keyword", b"DELE\r1\r\n"),
+            ("a bare CR before the keyword", b"\rDELE 1\r\n"),
+            ("a NUL that hides the line end", b"NOOP\0\r\nSTAT\r\nDELE 1\r\n"),
+            ("a NUL behind the number", b"DELE 1\0\r\n2\r\n"),
         ],
     );
 }

@@ -1,6 +1,7 @@
 //! Small POP3 servers that read lines each in their own way: one process for each connection, as inetd starts them.
 
 use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,62 @@ impl Mailutils {
         fs::write(&path, text).unwrap();
         path
     }
+}
+
+/// Courier's courierpop3d on a Maildir of its own. It begins where a login ends: that much of the session is played here.
+pub(crate) struct Courier {
+    home: TempDir,
+    address: SocketAddr,
+}
+
+impl Courier {
+    /// Start one; it has no messages before [`Self::refill`].
+    pub(crate) fn start() -> Self {
+        let home = scratch();
+        let folder = home.path().to_owned();
+        let address = accept(move |client| {
+            log_in(client).ok()?;
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers");
+            let libraries = root.join("usr/lib");
+            let mut command = Command::new(libraries.join("courier/courier/courierpop3d"));
+            let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+            let path = format!("{}:{}", libraries.display(), libraries.join(triplet).display());
+            command.env("LD_LIBRARY_PATH", path).env("AUTHENTICATED", USER).env("AUTHADDR", USER);
+            command.env("TCPREMOTEIP", "127.0.0.1").current_dir(&folder).arg("Maildir");
+            Some(command)
+        });
+        Self { home, address }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Make the mailbox hold these messages and no others.
+    pub(crate) fn refill(&self, messages: &[&str]) {
+        let maildir = self.home.path().join("Maildir");
+        let _ = fs::remove_dir_all(&maildir);
+        for folder in ["cur", "new", "tmp"] {
+            fs::create_dir_all(maildir.join(folder)).unwrap();
+        }
+        for (index, text) in messages.iter().enumerate() {
+            fs::write(maildir.join(format!("cur/{}.M{index}P1.localhost:2,S", 1_700_000_000 + index)), text).unwrap();
+        }
+    }
+}
+
+/// Greet, and take USER and PASS, whatever they are. The server answers PASS, and nothing behind its line may be read here.
+fn log_in(mut client: &TcpStream) -> io::Result<()> {
+    client.write_all(b"+OK ready\r\n")?;
+    for reply in ["+OK\r\n", ""] {
+        let mut octet = [0];
+        while octet != *b"\n" {
+            client.read_exact(&mut octet)?;
+        }
+        client.write_all(reply.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// What crypt(3) makes of the password, with SHA-512.
