@@ -39,9 +39,9 @@ impl Mailutils {
 
     /// Make the mailbox hold these messages and no others.
     pub(crate) fn refill(&self, messages: &[&str]) {
-        let mbox: String =
-            messages.iter().map(|text| format!("From eve@example.com Mon Nov  2 10:00:00 2026\n{text}\n")).collect();
-        fs::write(self.home.path().join("INBOX"), mbox).unwrap();
+        let separated = |text: &&str| format!("From eve@example.com Mon Nov  2 10:00:00 2026\n{text}\n");
+        let mbox: Vec<String> = messages.iter().map(separated).collect();
+        fs::write(self.home.path().join("INBOX"), mbox.concat()).unwrap();
     }
 
     /// The mailbox and the user belong to whoever runs the test. A user without a domain is looked for under the address.
