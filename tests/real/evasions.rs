@@ -13,7 +13,10 @@ const MESSAGES: [&str; 2] = ["Subject: one\n\nfirst\n", "Subject: two\n\nsecond\
 /// All these delete the first message.
 #[test]
 fn no_spelling_of_dele_reaches_mailutils() {
-    let server = Mailutils::start();
+    let Some(server) = Mailutils::start() else {
+        eprintln!("not tried: only root can start Mailutils' pop3d");
+        return;
+    };
     assert_evaded_by_none(
         server.address(),
         || server.refill(&MESSAGES),

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -20,16 +21,19 @@ pub(crate) struct Mailutils {
 }
 
 impl Mailutils {
-    /// Start one; it has no messages before [`Self::refill`].
-    pub(crate) fn start() -> Self {
+    /// Start one; it has no messages before [`Self::refill`]. Only root can: it takes the group `mail` before all else.
+    pub(crate) fn start() -> Option<Self> {
         let home = scratch();
+        if home.path().metadata().unwrap().uid() != 0 {
+            return None;
+        }
         let configuration = Self::configure(home.path());
         let address = accept(move |_| {
             let mut command = Command::new("/usr/sbin/pop3d");
             command.arg("--inetd").arg("--config-file").arg(&configuration);
             Some(command)
         });
-        Self { home, address }
+        Some(Self { home, address })
     }
 
     /// Where it listens.
