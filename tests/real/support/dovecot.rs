@@ -116,6 +116,11 @@ impl Dovecot {
         &self.authority
     }
 
+    /// Its only Maildir.
+    pub(crate) fn maildir(&self) -> PathBuf {
+        self.scratch.path().join("mail")
+    }
+
     fn try_start(settings: &[&str]) -> Option<Self> {
         let scratch = TempDir::with_prefix("poptap-dovecot-").unwrap();
         let directory = scratch.path();

@@ -4,6 +4,7 @@ pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod connection;
 pub(crate) mod dovecot;
+pub(crate) mod inetd;
 pub(crate) mod mailbox;
 pub(crate) mod process;
 pub(crate) mod proxy;
