@@ -1,8 +1,8 @@
-//! Three fixed dialogues through the core and its recorder, for counting instructions.
+//! Four fixed dialogues through the core and its recorder, for counting instructions.
 //!
 //! ```text
-//! cargo bench --bench dialogues -- sessions        one of: sessions, pipeline, message
-//! benches/instructions                             all three under callgrind, compared with what they took before
+//! cargo bench --bench dialogues -- sessions        one of: sessions, pipeline, message, rules
+//! benches/instructions                             all four under callgrind, compared with what they took before
 //! ```
 //!
 //! Nothing here depends on time, on sockets or on chance, so that the same program takes the same number of instructions.
@@ -10,14 +10,15 @@
 
 mod support;
 
-use std::{env, hint::black_box};
+use std::{env, hint::black_box, sync::Arc};
 
 use poptap::{
     config::HashPolicy,
+    policy::Rules,
     pop3::Peer,
     record::{Recorder, Store, schema},
 };
-use support::{Session, filter, message, recorder, transcript};
+use support::{Session, filter, filter_of, message, recorder, rules, transcript};
 
 type Recorded = Session<Recorder, poptap::policy::Policy>;
 
@@ -36,6 +37,14 @@ fn main() {
     if is_chosen("pipeline") {
         let mut session = logged_in(&store);
         dialogue_pipeline(&mut session, &commands, &replies);
+        close(session);
+    }
+    if is_chosen("rules") {
+        let mut session = Session::new(recorder(&store), filter_of(&hundred_rules()));
+        session.say(Peer::Upstream, b"+OK ready\r\n");
+        exchange(&mut session, b"USER bob\r\n", b"+OK\r\n");
+        exchange(&mut session, b"PASS secret\r\n", b"+OK\r\n");
+        dialogue_rules(&mut session, &commands, &replies);
         close(session);
     }
     if is_chosen("message") {
@@ -73,6 +82,21 @@ fn dialogue_sessions(store: &Store) {
 fn dialogue_pipeline(session: &mut Recorded, commands: &[u8], replies: &[u8]) {
     black_box(session.say(Peer::Client, commands));
     black_box(session.say(Peer::Upstream, replies));
+}
+
+/// The same with a hundred rules of which none matches.
+#[inline(never)]
+fn dialogue_rules(session: &mut Recorded, commands: &[u8], replies: &[u8]) {
+    black_box(session.say(Peer::Client, commands));
+    black_box(session.say(Peer::Upstream, replies));
+}
+
+/// Each has a pattern.
+fn hundred_rules() -> Arc<Rules> {
+    let rule = |number| {
+        format!("[[rule]]\nname = '{number}'\nwhen = {{ line = '^(retr|dele|x{number}) [0-9]*{number}$' }}\naction = 'deny'\n")
+    };
+    Arc::new(Rules::new(&rules(&(0..100).map(rule).collect::<String>())).expect("the rules are valid"))
 }
 
 /// One message of 8 MiB.

@@ -202,8 +202,7 @@ impl Guard {
         edits: ReplyEdits,
         onward: impl FnOnce(&Command<'_>, Context) -> Verdict,
     ) -> Verdict {
-        let line = rewritten.as_ref().map_or(command.line, |(line, _)| line.trim_ascii_end());
-        let sent = Command::parse(line);
+        let sent = rewritten.as_ref().map_or(*command, |(line, _)| Command::parse(line.trim_ascii_end()));
         let (renumbered, change, wanted) = match self.course(&sent, context, rewritten.is_some() || wants.shape.is_some()) {
             Course::Refuse(text) => return refuse(text, "shield"),
             Course::Forward(wants, change) => (None, change, wants),

@@ -1,6 +1,6 @@
 //! Who the client says it is, and who it is since the server agreed.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use crate::{
     pop3::{Command, Keyword, Ordinal, Stage, Status, identity},
@@ -32,11 +32,13 @@ struct Exchange {
 
 impl Login {
     /// Whom a command is about: the one that it names, or else the one that is logged in or was named last.
-    pub(super) fn subject(&self, command: &Command<'_>) -> Option<String> {
+    pub(super) fn subject(&self, command: &Command<'_>) -> Option<Cow<'_, str>> {
         match command.keyword {
-            Keyword::User | Keyword::Rpop | Keyword::Apop => named_in(command),
-            Keyword::Auth if command.has_argument() => initial(command).and_then(|said| said.acts_as.or(said.user)),
-            _ => self.current().map(str::to_owned),
+            Keyword::User | Keyword::Rpop | Keyword::Apop => named_in(command).map(Cow::Owned),
+            Keyword::Auth if command.has_argument() => {
+                initial(command).and_then(|said| said.acts_as.or(said.user)).map(Cow::Owned)
+            }
+            _ => self.current().map(Cow::Borrowed),
         }
     }
 
@@ -47,9 +49,9 @@ impl Login {
 
     /// Whether an AUTH may still tell in its exchange who it is for.
     pub(super) fn will_tell(command: &Command<'_>) -> bool {
-        let mechanism = command.arguments().next().and_then(identity::mechanism);
-        let has_response = command.arguments().nth(1).is_some();
-        command.keyword == Keyword::Auth && !has_response && mechanism.is_some_and(names_itself)
+        command.keyword == Keyword::Auth
+            && command.arguments().nth(1).is_none()
+            && command.arguments().next().and_then(identity::mechanism).is_some_and(names_itself)
     }
 
     /// Command `n` goes to the server.

@@ -55,8 +55,10 @@ impl Rules {
         let commands: Box<[Glance]> =
             possible().filter(|(_, rule)| !rule.is_for_greeting()).map(|(index, rule)| Glance::of(index, rule)).collect();
         let has = |pattern: fn(&Compiled) -> bool| commands.iter().any(|glance| pattern(&self.all[glance.rule]));
+        let without_line = commands.iter().filter(|glance| !self.all[glance.rule].has_line()).cloned().collect();
         Applicable {
             rules: Arc::clone(self),
+            without_line,
             needs: Needs { line: has(Compiled::has_line), user: has(Compiled::has_user) },
             greeting: possible().filter(|(_, rule)| rule.is_for_greeting()).map(|(index, _)| index).collect(),
             commands,
@@ -86,6 +88,8 @@ pub struct Applicable {
     /// Whether any of them has such a pattern.
     needs: Needs,
     greeting: Box<[usize]>,
+    /// Those of them that hold whatever the line is like.
+    without_line: Box<[Glance]>,
 }
 
 impl Applicable {
@@ -147,7 +151,8 @@ impl Applicable {
         let word = bit(question.word);
         let found = Needs { line: self.needs.line && lines.any(), user: self.needs.user && users.as_ref().is_none_or(Hits::any) };
         let mut findings = Findings::default();
-        for glance in self.commands.iter().filter(|glance| glance.may_hold(word, found)) {
+        let asked = if found.line { &self.commands } else { &self.without_line };
+        for glance in asked.iter().filter(|glance| glance.may_hold(word, found)) {
             let rule = &self.rules.all[glance.rule];
             if rule.holds(question, &lines, users.as_ref()) && findings.take(rule) {
                 break;
