@@ -16,6 +16,7 @@ mod capabilities;
 mod certs;
 mod client_certificates;
 mod deletions;
+mod evasions;
 mod fail2ban;
 mod fetch;
 mod harness;
