@@ -70,7 +70,7 @@ fn lead_to_our_daemon(home: &Path) {
 fn know_the_user(home: &Path, owner: &Owner) {
     let listener = UnixListener::bind(home.join(SOCKET)).unwrap();
     let (uid, gid, home) = (owner.uid, owner.gid, home.display());
-    let account = format!("USERNAME={USER}\nUID={uid}\nGID={gid}\nHOME={home}\nADDRESS={USER}\nNAME={USER}\n.\n");
+    let account = format!("UID={uid}\nGID={gid}\nHOME={home}\nADDRESS={USER}\nNAME={USER}\n.\n");
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             // Who hangs up is not answered.
@@ -87,7 +87,8 @@ fn answer(mut client: &UnixStream, account: &str) -> io::Result<()> {
         if let Some(length) = line.strip_prefix("AUTH ") {
             let mut question = vec![0; length.trim().parse().unwrap()];
             reader.read_exact(&mut question)?;
-            let known = String::from_utf8_lossy(&question).ends_with(&format!("\n{USER}\n{PASSWORD}\n"));
+            let question = String::from_utf8_lossy(&question);
+            let known = question.lines().skip(2).take(2).eq([USER, PASSWORD]);
             return client.write_all(if known { account } else { "FAIL\n" }.as_bytes());
         }
         line.clear();

@@ -3,15 +3,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use super::USER;
 use super::inetd::Inetd;
 use super::owner::Owner;
-use super::process::run;
 use super::servers::{message, open_to_all, unpacked};
-use super::{PASSWORD, USER};
 
 /// A running Mailutils.
 pub(crate) struct Mailutils {
@@ -25,7 +24,7 @@ impl Mailutils {
         let scratch = TempDir::with_prefix("poptap-mailutils-").unwrap();
         let (home, owner) = (scratch.path().to_owned(), Owner::of_servers());
         open_to_all(&home);
-        let mbox: String = (1..=messages).map(|number| format!("From eve@example.com {DATE}\n{}\n", message(number))).collect();
+        let mbox: String = (1..=messages).flat_map(|number| [SEPARATOR, &message(number), "\n"].map(str::to_owned)).collect();
         fs::write(home.join("INBOX"), mbox).unwrap();
         write_accounts(&home, &owner);
         owner.take(&home);
@@ -45,10 +44,8 @@ impl Mailutils {
 
 /// It takes who connects without naming a domain for a user of the domain that its own address is named after.
 fn write_accounts(home: &Path, owner: &Owner) {
-    let digest = run(Command::new("openssl").args(["passwd", "-5", PASSWORD])).stdout;
-    let digest = String::from_utf8(digest).unwrap();
     let (uid, gid) = (owner.uid, owner.gid);
-    let account = format!("{USER}:{}:{uid}:{gid}::{}:/bin/false\n", digest.trim(), home.display());
+    let account = format!("{USER}:{DIGEST}:{uid}:{gid}::{}:/bin/false\n", home.display());
     let domains = home.join("domains");
     fs::create_dir(&domains).unwrap();
     for domain in ["localhost", "127.0.0.1"] {
@@ -66,5 +63,8 @@ fn log(home: &Path) -> Stdio {
     fs::OpenOptions::new().append(true).create(true).open(home.join("log")).unwrap().into()
 }
 
-/// The one that mbox wants in front of each message.
-const DATE: &str = "Mon Nov  2 10:00:00 2026";
+/// What stands before each message in an mbox.
+const SEPARATOR: &str = "From eve@example.com Mon Nov  2 10:00:00 2026\n";
+
+/// That of [`PASSWORD`](super::PASSWORD), as `openssl passwd -5` makes it.
+const DIGEST: &str = "$5$poptap$tl.GfNpIV2pHOYNTNsQx5ucQdCmZ4kQwaA/vRZT6ag9";

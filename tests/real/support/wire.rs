@@ -134,7 +134,9 @@ impl Wire {
     pub(crate) fn all_that_comes(mut self) -> Vec<u8> {
         let mut octets = Vec::new();
         match self.reader.read_to_end(&mut octets) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("it did not close: {:?}", String::from_utf8_lossy(&octets)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("it did not close: {:?}", String::from_utf8_lossy(&octets))
+            }
             _ => octets,
         }
     }
