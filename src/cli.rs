@@ -1,13 +1,18 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod rules;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 
 use crate::config::{
-    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
+    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, Period, StlsPolicy, UpstreamUrl,
+    XclientPolicy,
 };
+
+pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +21,7 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -97,6 +102,9 @@ pub enum Command {
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Try out rules.
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Make an authority of your own, and certificates that it vouches for.
     #[command(subcommand)]
     Certs(CertsCommand),
@@ -243,6 +251,8 @@ pub enum SessionsCommand {
     List(ListArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
+    /// Sum up the recorded sessions: logins, errors, and what rules did, or would have done.
+    Stats(StatsArgs),
 }
 
 /// What `sessions list` takes.
@@ -252,6 +262,20 @@ pub struct ListArgs {
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print JSON Lines instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `sessions stats` takes.
+#[derive(Args, Clone, Debug)]
+pub struct StatsArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Only sessions that began so long ago or less, such as `2h` or `7 days`.
+    #[arg(long, value_name = "PERIOD", value_parser = Argument::<Period>::new())]
+    pub since: Option<Period>,
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
 }

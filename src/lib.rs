@@ -47,7 +47,7 @@
 //! | [`net`], [`tls`] | the way to a server; trust, handshakes, certificates |
 //! | [`tap`] | two flows, events, filters: what may pass, and when |
 //! | [`pop3`] | lines, commands, replies, bodies, the tracker; it has never heard of proxies |
-//! | [`policy`] | the filters |
+//! | [`policy`] | the filters: the built-in handling, the user's rules, the shield |
 //! | [`record`], [`inspect`] | the transcript: written, and read |
 //! | [`escape`] | text from strangers, made safe to show |
 //! | [`probe`] | one look at a server: what it is found to be |

@@ -4,6 +4,7 @@ mod certs;
 mod demo;
 mod probe;
 mod reload;
+mod rules;
 mod run;
 
 use std::{
@@ -15,7 +16,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs},
+    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs, StatsArgs},
     config::{self, Loaded},
     inspect,
     telemetry::StartError,
@@ -24,6 +25,8 @@ use crate::{
 
 /// Exit codes, as sysexits.h has them.
 pub mod exit {
+    /// Something is not as it was expected to be: said by `rules test`.
+    pub const DIFFERENT: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
     /// A server or a listening address is not available.
@@ -94,6 +97,8 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Probe(args) => probe::probe(&args),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
+        Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
@@ -125,6 +130,13 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let store = config::store(&args.store)?;
     let which = args.id.clone().map_or(inspect::Which::Last, inspect::Which::Id);
     Ok(inspect::show(&store, &which, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
+}
+
+fn stats(args: &StatsArgs) -> Result<(), Failure> {
+    let store = config::store(&args.store)?;
+    let since = args.since.map(|period| inspect::ago(period.0));
+    let view = inspect::View::of_stdout(args.json);
+    Ok(inspect::stats(&store, since.as_deref(), view, &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {
@@ -236,7 +248,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (4, 4), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (6, 6), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

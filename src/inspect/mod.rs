@@ -1,4 +1,4 @@
-//! Reading transcripts: the live view, `sessions list` and `sessions show`.
+//! Reading transcripts: the live view, `sessions list`, `sessions show` and `sessions stats`.
 //!
 //! ```text
 //! a record that is passing ── live ──┐
@@ -28,6 +28,7 @@ mod paint;
 mod pairing;
 mod render;
 mod show;
+mod stats;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -36,5 +37,7 @@ mod view;
 pub use error::InspectError;
 pub use list::list;
 pub use live::Terminal;
-pub use show::{Which, show};
+pub use show::{Which, each_record, show};
+pub use stats::stats;
+pub use store::ago;
 pub use view::View;

@@ -42,6 +42,31 @@ pub fn show(directory: &Path, which: &Which, view: View, out: &mut dyn Write, er
     finish(&store, result, out, err)
 }
 
+/// Visits the records of one session in order, its summary last, where there is one.
+///
+/// # Errors
+///
+/// As [`show`].
+pub fn each_record(
+    directory: &Path,
+    which: &Which,
+    visit: &mut dyn FnMut(Record),
+    err: &mut dyn Write,
+) -> Result<(), InspectError> {
+    let mut store = Store::new(directory);
+    let result = found(&mut store, which).and_then(|found| {
+        each_event(&mut store, &found, &mut |_, record| {
+            visit(record);
+            Ok(())
+        })?;
+        if let Some((_, line)) = &found.summary {
+            serde_json::from_slice(line).into_iter().for_each(visit);
+        }
+        Ok(())
+    });
+    finish(&store, result, &mut std::io::sink(), err)
+}
+
 fn found(store: &mut Store<'_>, which: &Which) -> Result<Found, InspectError> {
     match which {
         Which::Id(id) => find(store, id, None),

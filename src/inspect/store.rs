@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
@@ -48,6 +49,14 @@ const ENDINGS: [&str; 3] = [".jsonl.open", ".jsonl", ".jsonl.zst"];
 /// A time in a transcript: RFC 3339, UTC, microseconds.
 const STAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// The time of the transcript that was so long ago.
+#[must_use]
+pub fn ago(period: Duration) -> String {
+    // Where that is before the calendar, all is behind it.
+    let then = OffsetDateTime::now_utc().checked_sub(period.try_into().unwrap_or(time::Duration::MAX));
+    then.and_then(|then| then.format(STAMP).ok()).unwrap_or_default()
+}
 
 /// One segment. They are ordered by time, and those of one process as it wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,9 +11,11 @@ mod replies;
 mod rules;
 mod ruling;
 mod shield;
+mod trial;
 
 pub use builtin::{Builtin, ClientHop, Settings};
 pub use filter::Policy;
 pub use guard::Terms;
 pub use memory::{Account, Mark, Memory, MemoryError};
 pub use rules::{Applicable, Compiled, Facts, Findings, Question, Rules, normalise};
+pub use trial::{Decided, Outcome, Trial};

@@ -25,3 +25,4 @@ mod reload;
 mod rules;
 mod support;
 mod tls;
+mod trial;

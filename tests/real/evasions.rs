@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use self::Denied::{Dele, FirstMessage, User};
 use self::Then::{Closes, GoesOn};
+use crate::support::owner::Owner;
 use crate::support::proxy::Proxy;
 use crate::support::servers::Make::{self, Courier, Cyrus, Dovecot, Mailutils};
 use crate::support::servers::{SUBJECT, Server};
@@ -34,7 +35,12 @@ fn nothing_slips_past_to_dovecot() {
 
 #[test]
 fn nothing_slips_past_to_mailutils() {
-    hold(Mailutils);
+    // It takes the group `mail` before all else.
+    if Owner::of_servers().differs {
+        hold(Mailutils);
+    } else {
+        eprintln!("not tried: only root can start Mailutils' pop3d");
+    }
 }
 
 /// A way to have a command carried out that a rule denies.
@@ -169,6 +175,8 @@ fn tricks() -> Vec<Trick> {
         trick("a bare LF", Dele, "DELE 1\n", ALL, GoesOn),
         trick("a bare LF behind another command", Dele, "NOOP\nDELE 1\r\n", ALL, GoesOn),
         trick("CR CR LF", Dele, "DELE 1\r\r\n", &[Courier, Mailutils], GoesOn),
+        trick("a form feed behind", Dele, "DELE 1\x0c\r\n", &[Courier, Mailutils], GoesOn),
+        trick("two tabs in front", Dele, "\t\tDELE 1\r\n", &[Courier, Mailutils], GoesOn),
         trick("a bare CR behind another command", Dele, "NOOP\rDELE 1\r\n", NOBODY, GoesOn),
         trick("a bare CR for the blank", Dele, "DELE\r1\r\n", &[Courier, Cyrus, Mailutils], GoesOn),
         trick("a bare CR in front", Dele, "\rDELE 1\r\n", &[Courier], GoesOn),
@@ -179,6 +187,8 @@ fn tricks() -> Vec<Trick> {
         trick("a NUL in the keyword", Dele, "DE\0LE 1\r\n", NOBODY, GoesOn),
         trick("a NUL that glues lines together", Dele, "DE\0\r\nLE 1\r\n", NOBODY, GoesOn),
         trick("a NUL that takes the line end away", Dele, "NOOP\0\r\nDELE 1\r\n", &[Cyrus, Dovecot, Mailutils], GoesOn),
+        trick("a NUL that hides a line end", Dele, "NOOP\0\r\nSTAT\r\nDELE 1\r\n", ALL, GoesOn),
+        trick("a NUL behind the number", Dele, "DELE 1\0\r\n2\r\n", ALL, GoesOn),
         // Long lines.
         trick("NOOP, cut at 8,191", Dele, &cut("NOOP ", 8191, "DELE 1"), &[Cyrus], Closes),
         trick("NOOP, cut at 8,192", Dele, &cut("NOOP ", 8192, "DELE 1"), &[Mailutils], Closes),
@@ -240,6 +250,8 @@ fn tricks() -> Vec<Trick> {
         )),
         before_login(trick("USER behind STLS", User, &format!("STLS\r\n{login}DELE 1\r\n"), &[Cyrus, Mailutils], GoesOn)),
         // Numbers.
+        trick("DELE with a plus", Dele, "DELE +1\r\n", &[Courier, Mailutils], GoesOn),
+        trick("DELE with a letter behind", Dele, "DELE 1x\r\n", &[Courier, Mailutils], GoesOn),
         trick("a zero in front", FirstMessage, "RETR 01\r\n", ALL, GoesOn),
         trick("a plus", FirstMessage, "RETR +1\r\n", &[Courier, Mailutils], GoesOn),
         trick("a blank behind", FirstMessage, "RETR 1 \r\n", &[Courier, Mailutils], GoesOn),

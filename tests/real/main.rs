@@ -25,6 +25,7 @@ mod matrix;
 mod pipeline;
 mod questions;
 mod reload;
+mod shield;
 mod stls;
 mod support;
 mod unreachable;

@@ -1,4 +1,5 @@
-//! Real mail clients, each fetching the whole mailbox and deleting nothing. Their homes are temporary folders.
+//! Real mail clients, each fetching the whole mailbox; they delete nothing, but for [`Deleting`]. Their homes are temporary
+//! folders.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use regex::bytes::Regex;
+use tempfile::TempDir;
 
 use super::dovecot::Mode;
 use super::process::{describe, run, run_unchecked};
@@ -53,11 +55,56 @@ impl Client {
         collect(|inbox, home| match self {
             Self::Curl => curl(hop, address, inbox, home, ca),
             Self::Poplib => poplib(address, inbox, home, hop.name(), authority),
-            Self::Fetchmail => fetchmail(hop, address, inbox, home, ca),
-            Self::Mpop => mpop(hop, address, inbox, home, ca),
-            Self::Getmail => getmail(hop, address, inbox, home, ca),
+            Self::Fetchmail => drop(run(&mut fetchmail(hop, address, inbox, home, ca, Then::Keep))),
+            Self::Mpop => drop(run(&mut mpop(hop, address, inbox, home, ca, Then::Keep))),
+            Self::Getmail => drop(run(&mut getmail(hop, address, inbox, home, ca, Then::Keep))),
             Self::Mutt => unreachable!("it delivers by itself"),
         })
+    }
+}
+
+/// What a client does with what it has fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Keep,
+    Delete,
+}
+
+/// A client that deletes what it has fetched, with a home and an inbox that last.
+pub(crate) struct Deleting {
+    client: Client,
+    home: TempDir,
+}
+
+impl Deleting {
+    /// Those that can be told to.
+    pub(crate) const CLIENTS: [Client; 3] = [Client::Fetchmail, Client::Mpop, Client::Getmail];
+
+    /// One of [`Self::CLIENTS`], with nothing fetched yet.
+    pub(crate) fn new(client: Client) -> Self {
+        let home = scratch();
+        fs::create_dir(home.path().join("inbox")).unwrap();
+        Self { client, home }
+    }
+
+    /// Fetch all there is and delete it, in clear; the client must call that a success.
+    pub(crate) fn poll(&self, address: SocketAddr) {
+        let (home, inbox, no_ca) = (self.home.path(), self.home.path().join("inbox"), "/nonexistent");
+        let mut command = match self.client {
+            Client::Fetchmail => fetchmail(Mode::Plain, address, &inbox, home, no_ca, Then::Delete),
+            Client::Mpop => mpop(Mode::Plain, address, &inbox, home, no_ca, Then::Delete),
+            Client::Getmail => getmail(Mode::Plain, address, &inbox, home, no_ca, Then::Delete),
+            other => unreachable!("{other:?} is not told to delete"),
+        };
+        let output = run_unchecked(&mut command);
+        // 1 is fetchmail's word for a success without new mail.
+        let nothing_new = self.client == Client::Fetchmail && output.status.code() == Some(1);
+        assert!(output.status.success() || nothing_new, "{}", describe(&command, &output));
+    }
+
+    /// What it has delivered in all its polls, in order.
+    pub(crate) fn delivered(&self) -> Vec<Vec<u8>> {
+        delivered(&self.home.path().join("inbox"))
     }
 }
 
@@ -165,11 +212,11 @@ pub(crate) fn fetchmail_by_default(address: SocketAddr) -> Output {
     let home = scratch();
     let inbox = home.path().join("inbox");
     fs::create_dir(&inbox).unwrap();
-    run_unchecked(&mut fetchmail_command(address, &inbox, home.path(), ""))
+    run_unchecked(&mut fetchmail_command(address, &inbox, home.path(), "", Then::Keep))
 }
 
 /// What it does by default is STLS wherever that is tried with success; to stay in clear it has to be told.
-fn fetchmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+fn fetchmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str, then: Then) -> Command {
     // It knows names in certificates, but no addresses.
     let trust = format!("sslcertck sslcertfile '{ca}' sslcommonname 'localhost'");
     let tls = match hop {
@@ -177,16 +224,17 @@ fn fetchmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str
         Mode::Stls => trust,
         Mode::Implicit => format!("ssl {trust}"),
     };
-    run(&mut fetchmail_command(address, inbox, home, &tls));
+    fetchmail_command(address, inbox, home, &tls, then)
 }
 
-fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) -> Command {
+fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str, then: Then) -> Command {
+    let keep = if then == Then::Keep { "keep" } else { "nokeep" };
     let deliver = deliverer(inbox, home);
     let local = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
     let text = format!(
         "set invisible\nset no syslog\nset no bouncemail\n\
          poll 127.0.0.1 protocol pop3 port {} timeout 60\n\
-         user '{USER}' password '{PASSWORD}' is '{}' here {tls} keep fetchall no rewrite mda '{}'\n",
+         user '{USER}' password '{PASSWORD}' is '{}' here {tls} {keep} fetchall no rewrite mda '{}'\n",
         address.port(),
         local.trim(),
         deliver.display(),
@@ -198,17 +246,20 @@ fn fetchmail_command(address: SocketAddr, inbox: &Path, home: &Path, tls: &str) 
     command
 }
 
-fn mpop(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+fn mpop(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str, then: Then) -> Command {
     let tls = mpop_tls(hop, ca);
+    let keep = if then == Then::Keep { "on" } else { "off" };
     let text = format!(
         "account tap\nhost 127.0.0.1\nport {}\nuser {USER}\npassword {PASSWORD}\nauth user\n{tls}\ntimeout 60\n\
-         pipelining on\nkeep on\nonly_new off\nuidls_file {}\nreceived_header off\ndelivery mda {}\n",
+         pipelining on\nkeep {keep}\nonly_new off\nuidls_file {}\nreceived_header off\ndelivery mda {}\n",
         address.port(),
         home.join("uidls").display(),
         deliverer(inbox, home).display(),
     );
     let file = private_file(home, "mpoprc", &text);
-    run(isolated("mpop", home).arg(format!("--file={}", file.display())).args(["--quiet", "tap"]));
+    let mut command = isolated("mpop", home);
+    command.arg(format!("--file={}", file.display())).args(["--quiet", "tap"]);
+    command
 }
 
 fn mpop_tls(hop: Mode, ca: &str) -> String {
@@ -219,7 +270,7 @@ fn mpop_tls(hop: Mode, ca: &str) -> String {
     }
 }
 
-fn getmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) {
+fn getmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str, then: Then) -> Command {
     // It checks names in certificates, but no addresses.
     let (kind, tls) = match hop {
         Mode::Plain | Mode::Stls => ("SimplePOP3Retriever\nserver = 127.0.0.1", String::new()),
@@ -228,13 +279,15 @@ fn getmail(hop: Mode, address: SocketAddr, inbox: &Path, home: &Path, ca: &str) 
     let text = format!(
         "[retriever]\ntype = {kind}\nport = {}\nusername = {USER}\npassword = {PASSWORD}\n{tls}\
          timeout = 60\n[destination]\ntype = MDA_external\npath = {}\nallow_root_commands = true\n\
-         [options]\ndelete = false\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n",
+         [options]\ndelete = {}\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n",
         address.port(),
         deliverer(inbox, home).display(),
+        then == Then::Delete,
     );
     private_file(home, "getmailrc", &text);
     let mut command = isolated("getmail", home);
-    run(command.arg(format!("--getmaildir={}", home.display())).arg("--rcfile=getmailrc"));
+    command.arg(format!("--getmaildir={}", home.display())).arg("--rcfile=getmailrc");
+    command
 }
 
 /// mutt wants a terminal: `script` gives it one, and the keys are in its configuration.
@@ -288,7 +341,12 @@ fn collect(fetch: impl FnOnce(&Path, &Path)) -> Vec<Vec<u8>> {
     let inbox = home.path().join("inbox");
     fs::create_dir(&inbox).unwrap();
     fetch(&inbox, home.path());
-    let mut paths: Vec<PathBuf> = fs::read_dir(&inbox).unwrap().map(|entry| entry.unwrap().path()).collect();
+    delivered(&inbox)
+}
+
+/// What a [`deliverer`] wrote, in order.
+fn delivered(inbox: &Path) -> Vec<Vec<u8>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(inbox).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().filter(|path| !path.ends_with("0000")).map(|path| fs::read(path).unwrap()).collect()
 }

@@ -112,19 +112,14 @@ impl Dovecot {
         }
     }
 
-    /// The mailbox, a Maildir.
-    pub(crate) fn maildir(&self) -> PathBuf {
-        self.scratch.path().join("mail")
-    }
-
-    /// How many lines of its log hold this text.
-    pub(crate) fn count_in_log(&self, text: &str) -> usize {
-        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
-    }
-
     /// The file with the authority that signed the server's certificate.
     pub(crate) fn authority(&self) -> &Path {
         &self.authority
+    }
+
+    /// Its only Maildir.
+    pub(crate) fn maildir(&self) -> PathBuf {
+        self.scratch.path().join("mail")
     }
 
     fn try_start(settings: &[&str]) -> Option<Self> {

@@ -32,6 +32,14 @@ pub(crate) fn write(maildir: &Path) {
     }
 }
 
+/// Deliver one more message to a Maildir, as any delivery agent does.
+pub(crate) fn deliver(maildir: &Path) {
+    let message = message("delivered-later", b"It came between two polls.\n");
+    let name = "1800000000.M0P1.localhost";
+    fs::write(maildir.join("tmp").join(name), &message).unwrap();
+    fs::rename(maildir.join("tmp").join(name), maildir.join("new").join(name)).unwrap();
+}
+
 /// A message as POP3 sends it, dot-stuffing aside: each line ends in CR LF, the last one too.
 pub(crate) fn as_sent(stored: &[u8]) -> Vec<u8> {
     let mut sent = Vec::with_capacity(stored.len() + stored.len() / 32);
