@@ -8,6 +8,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -41,7 +42,8 @@ impl Cyrus {
         know_the_user(home);
         let mut command = unpacked("cyrus-pop3d", "usr/lib/cyrus/bin/master");
         command.arg("-C").arg(home.join("imapd.conf")).arg("-M").arg(home.join("cyrus.conf")).arg("-p").arg(home.join("pid"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // When it ends it signals its whole group of processes, and we are not of it.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let master = command.spawn().expect("start Cyrus (run tests/run, which brings it)");
         let cyrus = Self { master: Some(master), pop, lmtp, scratch };
         cyrus.wait_for_greeting();
