@@ -231,7 +231,7 @@ fn tricks() -> Vec<Trick> {
             "USER in a response, cut at 8,191",
             User,
             &(cut("AUTH PLAIN\r\n", 8191 + 12, &login) + "DELE 1\r\n"),
-            NOBODY,
+            &[Cyrus],
             Closes,
         )),
         before_login(trick(
