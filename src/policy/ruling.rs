@@ -104,12 +104,16 @@ pub(super) fn names_message(command: &Command<'_>) -> bool {
     takes_one && command.has_argument()
 }
 
-/// Servers read a number in their own ways: `+1`, `1x` and `01` are all message 1 for some.
+/// Servers read a number in their own ways: `+1`, `1x`, `01` and `4294967297` are all message 1 for some.
 pub(super) fn has_plain_number(command: &Command<'_>) -> bool {
-    command.arguments().next().is_some_and(|word| word.len() <= 10 && word.iter().all(u8::is_ascii_digit))
+    let is_plain = |word: &[u8]| word.len() <= 10 && word.iter().all(u8::is_ascii_digit);
+    command.arguments().next().is_some_and(is_plain) && message_number(command).is_some_and(|number| number <= LARGEST_NUMBER)
 }
 
 pub(super) fn message_number(command: &Command<'_>) -> Option<u64> {
     let word = command.arguments().next().filter(|_| names_message(command))?;
     std::str::from_utf8(word).ok()?.parse().ok()
 }
+
+/// Courier keeps numbers in 32 bits, and drops what does not fit.
+const LARGEST_NUMBER: u64 = i32::MAX as u64;

@@ -21,6 +21,7 @@ mod fail2ban;
 mod fetch;
 mod harness;
 mod keylog;
+mod limits;
 mod matrix;
 mod pipeline;
 mod questions;

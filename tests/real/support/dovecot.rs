@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,8 +13,9 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::process::{run, signal, wait};
-use super::{PASSWORD, PATIENCE, USER, certificates, mailbox};
+use super::owner::Owner;
+use super::process::{signal, wait};
+use super::{PASSWORD, PATIENCE, USER, certificates, free_port, mailbox};
 
 /// How one hop is protected: how poptap reaches the server, or a client poptap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ impl Dovecot {
         mailbox::write(&directory.join("mail"));
         fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n")).unwrap();
 
-        let owner = Owner::of_server();
+        let owner = Owner::of_servers();
         let ports = [free_port(), free_port(), free_port()];
         let greeting = format!("ready as {}", directory.file_name().unwrap().to_string_lossy());
         let text = configuration(directory, &owner, ports, &greeting, settings);
@@ -141,7 +142,7 @@ impl Dovecot {
         command.stdout(fs::File::create(directory.join("output")).unwrap());
         command.stderr(Stdio::piped());
         if owner.differs {
-            run(Command::new("chown").arg("-R").arg(format!("{}:{}", owner.uid, owner.gid)).arg(directory));
+            owner.take(directory);
             command.uid(owner.uid).gid(owner.gid);
         }
         let mut child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
@@ -193,32 +194,6 @@ impl Drop for Dovecot {
     }
 }
 
-/// Whom Dovecot runs as. It refuses to deliver mail as root, so root's Dovecot runs as `nobody`, and everybody else's as
-/// themselves: either way as an ordinary user, and with the same configuration.
-struct Owner {
-    uid: u32,
-    gid: u32,
-    user: String,
-    group: String,
-    differs: bool,
-}
-
-impl Owner {
-    fn of_server() -> Self {
-        let probe = tempfile::tempfile().unwrap();
-        let differs = probe.metadata().unwrap().uid() == 0;
-        let id = |flag: &str| {
-            let mut command = Command::new("id");
-            command.arg(flag);
-            if differs {
-                command.arg("nobody");
-            }
-            String::from_utf8(run(&mut command).stdout).unwrap().trim().to_owned()
-        };
-        Self { uid: id("-u").parse().unwrap(), gid: id("-g").parse().unwrap(), user: id("-un"), group: id("-gn"), differs }
-    }
-}
-
 /// Fill in the template; Dovecot takes the last of several values, so `settings` win.
 fn configuration(directory: &Path, owner: &Owner, ports: [SocketAddr; 3], greeting: &str, settings: &[&str]) -> String {
     let values = [
@@ -237,10 +212,6 @@ fn configuration(directory: &Path, owner: &Owner, ports: [SocketAddr; 3], greeti
 }
 
 const TEMPLATE: &str = include_str!("dovecot.conf");
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
 
 /// Keeps the log, and tells when Dovecot says that it starts. The receiver is disconnected when it ended.
 fn keep_log(stderr: ChildStderr, log: Arc<Log>) -> Receiver<()> {

@@ -1,5 +1,7 @@
 //! A mailbox of messages that mail software gets wrong.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -38,6 +40,12 @@ pub(crate) fn deliver(maildir: &Path) {
     let name = "1800000000.M0P1.localhost";
     fs::write(maildir.join("tmp").join(name), &message).unwrap();
     fs::rename(maildir.join("tmp").join(name), maildir.join("new").join(name)).unwrap();
+}
+
+/// Every message of a Maildir, with the name of its file.
+pub(crate) fn read(maildir: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let entries = ["cur", "new"].into_iter().flat_map(|folder| fs::read_dir(maildir.join(folder)).unwrap());
+    entries.map(|entry| entry.unwrap()).map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
 }
 
 /// A message as POP3 sends it, dot-stuffing aside: each line ends in CR LF, the last one too.

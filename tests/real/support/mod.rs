@@ -3,15 +3,21 @@
 pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod connection;
+pub(crate) mod courier;
+pub(crate) mod cyrus;
 pub(crate) mod dovecot;
 pub(crate) mod inetd;
 pub(crate) mod mailbox;
+pub(crate) mod mailutils;
+pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod relay;
+pub(crate) mod servers;
 pub(crate) mod transcript;
 pub(crate) mod wire;
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -28,4 +34,9 @@ pub(crate) const PASSWORD: &str = "Wr9-kettle-Quince";
 /// A temporary folder; gone when dropped.
 pub(crate) fn scratch() -> TempDir {
     TempDir::with_prefix("poptap-real-").unwrap()
+}
+
+/// A port of 127.0.0.1 that nobody listens at just now.
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

@@ -125,6 +125,22 @@ impl Wire {
         self.reader.get_ref().tcp().shutdown(Shutdown::Write).unwrap();
     }
 
+    /// As [`Self::finish_writing`], where the other side may have gone.
+    pub(crate) fn try_finish_writing(&mut self) -> io::Result<()> {
+        self.reader.get_ref().tcp().shutdown(Shutdown::Write)
+    }
+
+    /// Read all that comes until the other side closes, in whatever way.
+    pub(crate) fn all_that_comes(mut self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        match self.reader.read_to_end(&mut octets) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("it did not close: {:?}", String::from_utf8_lossy(&octets))
+            }
+            _ => octets,
+        }
+    }
+
     /// Read all that comes until the other side closes.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
