@@ -391,6 +391,10 @@ impl Guard {
     // ── the listing at login ──
 
     pub(super) fn ask_first(&mut self) -> Option<crate::tap::Question> {
+        // Another PASS behind the login is no other login: what was listed and deleted still holds.
+        if self.shield.is_some() {
+            return None;
+        }
         let user = self.login.current();
         let shields = self.rules.may_shield(user);
         if !shields && !self.rules.enforces_sizes() {
