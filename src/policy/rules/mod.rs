@@ -55,7 +55,7 @@ impl Rules {
         let commands: Box<[Glance]> =
             possible().filter(|(_, rule)| !rule.is_for_greeting()).map(|(index, rule)| Glance::of(index, rule)).collect();
         let has = |pattern: fn(&Compiled) -> bool| commands.iter().any(|glance| pattern(&self.all[glance.rule]));
-        let without_line = commands.iter().filter(|glance| !self.all[glance.rule].has_line()).cloned().collect();
+        let without_line = commands.iter().filter(|glance| !self.all[glance.rule].has_line()).copied().collect();
         Applicable {
             rules: Arc::clone(self),
             without_line,
