@@ -87,6 +87,8 @@ fn dialogue_pipeline(session: &mut Recorded, commands: &[u8], replies: &[u8]) {
 /// The same with a hundred rules of which none matches.
 #[inline(never)]
 fn dialogue_rules(session: &mut Recorded, commands: &[u8], replies: &[u8]) {
+    // Two functions with one body become one, and then callgrind finds only one of their names.
+    exchange(session, b"STAT\r\n", b"+OK 1 2\r\n");
     black_box(session.say(Peer::Client, commands));
     black_box(session.say(Peer::Upstream, replies));
 }

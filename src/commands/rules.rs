@@ -12,6 +12,7 @@ use crate::{
     config::{self, Config, Loaded, TlsMode},
     escape::escape,
     policy::{ClientHop, Facts, Outcome, Policy, Rules, Settings, Terms, Trial},
+    pop3::{Command, Keyword},
     tap::Caps,
 };
 
@@ -109,7 +110,17 @@ fn login(args: &RulesTestArgs, trial: &mut Trial) -> Vec<Judged> {
 }
 
 fn judge(trial: &mut Trial, line: &[u8]) -> Judged {
-    Judged { line: escape(line), outcome: trial.say(line, None), then: None }
+    let mut outcome = trial.say(line, None);
+    let command = Command::parse(line);
+    let is_secret = matches!(command.keyword, Keyword::Pass | Keyword::Apop | Keyword::Auth) && command.has_argument();
+    if !is_secret {
+        return Judged { line: escape(line), outcome, then: None };
+    }
+    // What somebody typed may be a password all the same.
+    if !outcome.server.is_empty() {
+        outcome.server = b"(the line, which may hold a secret)\r\n".to_vec();
+    }
+    Judged { line: format!("{} (withheld)", escape(command.word)), outcome, then: None }
 }
 
 /// The exit code's say.

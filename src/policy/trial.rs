@@ -108,7 +108,14 @@ impl Trial {
         loop {
             self.tap.advance();
             self.deliver();
-            let Some(request) = self.tap.observer().requests.pop_front() else { return };
+            let Some(request) = self.tap.observer().requests.pop_front() else {
+                // A reply that the rules say has more than one line.
+                if !self.tap.is_within_reply() || !self.tap.wants_read(Peer::Upstream) {
+                    return;
+                }
+                self.put(Peer::Upstream, b".\r\n");
+                continue;
+            };
             let answer = self.server.answer(&request);
             self.put(Peer::Upstream, answer.as_bytes());
         }
@@ -241,5 +248,23 @@ mod tests {
             assert!(!outcome.is_changed() && !outcome.closed);
         }
         assert_eq!(trial.say(b"DELE 1", Some(Status::Err)).client, b"-ERR no\r\n");
+    }
+
+    #[test]
+    fn a_reply_of_several_lines_ends() {
+        use crate::{
+            config::{ReplyShape, Rule, RuleAction, When},
+            policy::{Facts, Rules, Terms},
+            tap::Caps,
+        };
+        let (name, shape) = ("listing".into(), Some(ReplyShape::MultiLine));
+        let when = When { commands: vec![Box::from(&b"XLST"[..])], ..When::default() };
+        let rule = Rule { name, enforced: true, when, action: RuleAction::Allow, reply_shape: shape };
+        let rules = Arc::new(Rules::new(&[rule]).unwrap());
+        let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "", tls: false };
+        let terms = Terms::of_rules(rules.for_session(&facts), Caps { command: 512, sasl: 2048 });
+        let mut trial = Trial::new(Policy::new(Settings::default(), Some(terms)), BTreeMap::new());
+        assert_eq!(trial.say(b"XLST", None).client, b"+OK\r\n.\r\n");
+        assert_eq!(trial.say(b"NOOP", None).client, b"+OK\r\n");
     }
 }

@@ -105,6 +105,16 @@ NOOP
     assert!(text.ends_with(expected), "{text}");
 }
 
+#[test]
+fn a_password_is_not_repeated() {
+    for words in
+        [&["PASS hunter2"][..], &["APOP joe hunter2"], &["AUTH PLAIN hunter2"], &["--deny", "PASS", "PASS hunter2", "--json"]]
+    {
+        let (text, _) = tried(words);
+        assert!(text.contains("(withheld)") && !text.contains("hunter2"), "{text}");
+    }
+}
+
 /// A recorded session, with and without rules when it was recorded.
 #[test]
 fn what_rules_would_do_to_a_recorded_session() {
