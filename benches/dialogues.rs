@@ -10,7 +10,11 @@
 
 mod support;
 
-use std::{env, hint::black_box, sync::Arc};
+use std::{
+    env,
+    hint::black_box,
+    sync::{Arc, LazyLock},
+};
 
 use poptap::{
     config::HashPolicy,
@@ -18,7 +22,7 @@ use poptap::{
     pop3::Peer,
     record::{Recorder, Store, schema},
 };
-use support::{Session, filter, filter_of, message, recorder, rules, transcript};
+use support::{NO_RULES, Session, filter, filter_of, message, recorder, rules, transcript};
 
 type Recorded = Session<Recorder, poptap::policy::Policy>;
 
@@ -29,6 +33,7 @@ fn main() {
     // How fast SHA-256 is depends on the processor, and it is not ours. Nor may the speed of the disk play a part.
     (transcript.hash, transcript.buffer) = (HashPolicy::None, u64::MAX / 4);
     let store = Store::open(Some(&transcript), None).expect("a store");
+    LazyLock::force(&NO_RULES);
     let (message, commands, replies) = (message(8 << 20), b"NOOP\r\n".repeat(20_000), b"+OK\r\n".repeat(20_000));
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
     if is_chosen("sessions") {

@@ -13,10 +13,9 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::TlsDemand,
-    config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsMode, XclientPolicy},
+    config::{ProxyProtocol, TlsMode},
     net::{ConnectError, Connected, Origin, Stream},
-    policy::{self, ClientHop, Facts, Policy, Settings},
+    policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
@@ -246,22 +245,8 @@ fn policy(client: &Client, terms: &Terms, settings: Settings) -> Policy {
 }
 
 fn settings(client: &Client, terms: &Terms) -> Settings {
-    let (upstream, tls) = (&terms.upstream, client.tls.is_some());
-    let client = match terms.tls {
-        _ if tls => ClientHop::Tls,
-        TlsMode::Stls => ClientHop::Stls { required: terms.demand == TlsDemand::Required },
-        TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
-    };
-    // Its answer to the first connection's timestamp would not fit the second one's.
-    let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
-    Settings {
-        client,
-        upstream_tls: upstream.tls != TlsMode::Plain,
-        refuse_stls: terms.stls == StlsPolicy::Refuse,
-        pass_xclient: upstream.xclient == XclientPolicy::Pass,
-        strip_apop: upstream.tls == TlsMode::Stls && upstream.apop == ApopPolicy::Strip || will_reconnect,
-        drop_greeting: false,
-    }
+    let hop = ListenerHop { tls: terms.tls, demand: terms.demand, stls: terms.stls };
+    Settings::of_hops(hop, &terms.upstream, client.tls.is_some())
 }
 
 /// Writes the end into the transcript and into the log.

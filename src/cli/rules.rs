@@ -13,12 +13,13 @@ Examples:
   poptap rules test --shield 'DELE 1' STAT QUIT
       a session, line after line
   poptap rules test --config poptap.toml --session 7k2m
-      a recorded session: which of its commands would be decided upon
+      a recorded session: which of its commands would be decided otherwise
   poptap rules test --config poptap.toml --expect answer 'TOP 1 0'
       for a script: fails unless TOP is refused or answered
 
 Exit codes:
-  0 every line would go on as it came (or, with --expect, was decided as expected), 1 not so,
+  0 every line would go on as it came, every command of a recorded session be decided as it was then,
+    or, with --expect, all be decided as expected; 1 not so,
   64 wrong usage, 69 no such session, 78 fault in the configuration";
 
 /// About rules.
@@ -28,7 +29,7 @@ pub enum RulesCommand {
     ///
     /// For each line: the rule that decides and those that would in a dry run, what the client would get, and what the server
     /// would. The lines are those of one session with an obliging server; where a user or a stage is given, somebody has logged
-    /// in before them.
+    /// in before them. A recorded session is played again as far as the record tells it.
     #[command(after_help = EXAMPLES)]
     Test(Box<RulesTestArgs>),
 }
@@ -38,7 +39,7 @@ pub enum RulesCommand {
 #[allow(clippy::struct_excessive_bools, reason = "flags that have nothing to do with each other")]
 pub struct RulesTestArgs {
     /// Command lines, in the order in which the client says them.
-    #[arg(value_name = "LINE", required_unless_present = "session", conflicts_with = "session")]
+    #[arg(value_name = "LINE", value_parser = one_line, required_unless_present = "session", conflicts_with = "session")]
     pub lines: Vec<String>,
     /// The configuration file with the rules.
     #[arg(short, long, value_name = "FILE", env = "POPTAP_CONFIG")]
@@ -53,8 +54,8 @@ pub struct RulesTestArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Who has logged in.
-    #[arg(long, value_name = "NAME", conflicts_with = "session")]
+    /// Who has logged in; whether rules let them does not matter.
+    #[arg(long, value_name = "NAME", value_parser = one_line, conflicts_with = "session")]
     pub user: Option<String>,
     /// Before the login or behind it [default: behind it where --user is given].
     #[arg(long, value_name = "STAGE", conflicts_with = "session")]
@@ -71,7 +72,7 @@ pub struct RulesTestArgs {
     /// The client's hop is TLS.
     #[arg(long, conflicts_with = "session")]
     pub tls: bool,
-    /// A message in the mailbox and its size, such as `3=10 MiB`; may be given several times [default: 1 to 9, 1000 octets each].
+    /// A message in the mailbox and its size, such as `3=10 MiB`; may be given several times [default: as many as the lines speak of, 9 at least, 1000 octets each].
     #[arg(long, value_name = "N=SIZE", value_parser = Argument::<MessageSize>::new(), conflicts_with = "session")]
     pub message: Vec<MessageSize>,
 
@@ -88,6 +89,14 @@ pub struct RulesTestArgs {
     /// Print one JSON object for each line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A text that is one line of a session.
+fn one_line(text: &str) -> Result<String, String> {
+    if text.contains('\n') {
+        return Err("it holds a line feed, and would be more than one line: give each line as an argument of its own".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Before the login or behind it.

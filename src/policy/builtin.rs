@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::mechanisms::Mechanisms;
 use crate::{
+    config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsDemand, TlsMode, Upstream, XclientPolicy},
     pop3::{Capability, Command, Keyword, Peer, Stage, Wants, apop_timestamp},
     tap::{Action, Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Rule, Verdict, Violation, ViolationKind},
 };
@@ -28,6 +29,39 @@ pub struct Settings {
     pub drop_greeting: bool,
 }
 
+/// How a listener is configured to protect its clients' hop.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerHop {
+    /// How it is protected.
+    pub tls: TlsMode,
+    /// Whether clients must start TLS before they log in, where STLS is offered.
+    pub demand: TlsDemand,
+    /// What becomes of an STLS command where it is plain.
+    pub stls: StlsPolicy,
+}
+
+impl Settings {
+    /// What two hops ask for; `is_tls` says that the client's is inside TLS now.
+    #[must_use]
+    pub fn of_hops(listener: ListenerHop, upstream: &Upstream, is_tls: bool) -> Self {
+        let client = match listener.tls {
+            _ if is_tls => ClientHop::Tls,
+            TlsMode::Stls => ClientHop::Stls { required: listener.demand == TlsDemand::Required },
+            TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
+        };
+        // Its answer to the first connection's timestamp would not fit the second one's.
+        let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
+        Self {
+            client,
+            upstream_tls: upstream.tls != TlsMode::Plain,
+            refuse_stls: listener.stls == StlsPolicy::Refuse,
+            pass_xclient: upstream.xclient == XclientPolicy::Pass,
+            strip_apop: upstream.tls == TlsMode::Stls && upstream.apop == ApopPolicy::Strip || will_reconnect,
+            drop_greeting: false,
+        }
+    }
+}
+
 /// How the client's hop is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientHop {
@@ -42,6 +76,9 @@ pub enum ClientHop {
     /// By TLS.
     Tls,
 }
+
+/// Names under which the built-in handling edits replies.
+pub const BUILT_IN_EDITS: [&str; 5] = [LOGIN_NEEDS_TLS, "stls-capability", MECHANISMS, "second-greeting", "apop-strip"];
 
 /// The filter that every session has.
 #[derive(Debug)]

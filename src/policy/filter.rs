@@ -3,6 +3,7 @@
 use super::{
     builtin::{Builtin, Settings},
     guard::{Guard, Terms},
+    rules::Applicable,
     shield::Change,
 };
 use crate::{
@@ -29,6 +30,20 @@ impl Policy {
         let strict = guard.as_ref().is_some_and(|guard| guard.caps().is_some());
         let settings = Settings { refuse_stls: settings.refuse_stls || strict, ..settings };
         Self { builtin: Builtin::new(settings), guard }
+    }
+
+    /// Takes the rules out, until they are put back: what passes meanwhile is presumed.
+    pub(super) fn suspend_rules(&mut self) -> Option<Applicable> {
+        let guard = self.guard.as_mut()?;
+        let none = guard.no_rules();
+        Some(guard.swap_rules(none))
+    }
+
+    /// Puts the rules back.
+    pub(super) fn resume_rules(&mut self, rules: Option<Applicable>) {
+        if let (Some(guard), Some(rules)) = (&mut self.guard, rules) {
+            guard.swap_rules(rules);
+        }
     }
 
     fn holds_login(&self, beginning: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use super::{
     memory::Memory,
     replies::{Replies, ReplyEdits, rewrite_text},
     rules::{Applicable, Question},
-    ruling::{Decided, Ruling, decide, has_plain_number, message_number, named, names_message, note, refuse, refuse_as},
+    ruling::{Decided, Ruling, decide, has_odd_number, message_number, named, note, refuse, refuse_as},
     shield::{self, Change, Course, Shield},
 };
 use crate::{
@@ -109,6 +109,16 @@ impl Guard {
         self.has_rules || matches!(keyword, Apop | Auth | Pass | Rpop | User)
     }
 
+    /// Puts other rules in place of those that are there; whether the session fails closed stays as it is.
+    pub(super) fn swap_rules(&mut self, rules: Applicable) -> Applicable {
+        std::mem::replace(&mut self.rules, rules)
+    }
+
+    /// None of the rules.
+    pub(super) fn no_rules(&self) -> Applicable {
+        self.rules.none()
+    }
+
     pub(super) fn note(&mut self) -> Option<Note> {
         self.notes.pop_front()
     }
@@ -122,7 +132,7 @@ impl Guard {
         context: Context,
         onward: impl FnOnce(&Command<'_>, Context) -> Verdict,
     ) -> Verdict {
-        if names_message(command) && !has_plain_number(command) {
+        if has_odd_number(command) {
             return refuse(MALFORMED, "malformed-number");
         }
         if self.waits(command, context) {
@@ -427,12 +437,14 @@ impl Guard {
     // ── the greeting ──
 
     pub(super) fn edits_greeting(&mut self, line: &[u8]) -> bool {
+        if self.rules.greeting().next().is_none() {
+            return false;
+        }
         if self.closed.is_none() {
             // Only for what it notes.
             let _nothing = self.greeting_line(line);
-            return false;
         }
-        self.rules.greeting().next().is_some()
+        self.closed.is_some()
     }
 
     /// What the rules make of the greeting. Its status stays, and a timestamp (RFC 1939 §7) is theirs to keep or to break.

@@ -32,9 +32,9 @@ struct Exchange {
 
 impl Login {
     /// Whom a command is about: the one that it names, or else the one that is logged in or was named last.
-    pub(super) fn subject(&self, command: &Command<'_>) -> Option<Cow<'_, str>> {
+    pub(super) fn subject<'a>(&'a self, command: &Command<'a>) -> Option<Cow<'a, str>> {
         match command.keyword {
-            Keyword::User | Keyword::Rpop | Keyword::Apop => named_in(command).map(Cow::Owned),
+            Keyword::User | Keyword::Rpop | Keyword::Apop => named_in(command).map(Cow::Borrowed),
             Keyword::Auth if command.has_argument() => {
                 initial(command).and_then(|said| said.acts_as.or(said.user)).map(Cow::Owned)
             }
@@ -131,12 +131,12 @@ pub(super) enum Told {
 }
 
 /// The name in a USER or APOP.
-fn named_in(command: &Command<'_>) -> Option<String> {
+fn named_in<'a>(command: &Command<'a>) -> Option<&'a str> {
     let name = match command.keyword {
         Keyword::Apop => command.arguments().next().unwrap_or_default(),
         _ => command.rest.trim_ascii(),
     };
-    std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control)).map(str::to_owned)
+    std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control))
 }
 
 /// What the initial response of an AUTH says, where there is one.

@@ -13,9 +13,10 @@ mod ruling;
 mod shield;
 mod trial;
 
-pub use builtin::{Builtin, ClientHop, Settings};
+pub use builtin::{BUILT_IN_EDITS, Builtin, ClientHop, ListenerHop, Settings};
 pub use filter::Policy;
 pub use guard::Terms;
 pub use memory::{Account, Mark, Memory, MemoryError};
 pub use rules::{Applicable, Compiled, Facts, Findings, Question, Rules, normalise};
-pub use trial::{Decided, Outcome, Trial};
+pub use ruling::message_in;
+pub use trial::{Decided, Outcome, Script, Trial};

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::RuleAction,
     pop3::{Command, Keyword, Wants},
-    tap::{Action, Note, Rule, Verdict},
+    tap::{Action, Note, Rule, Verdict, is_malformed},
 };
 
 /// What the rules say of a command.
@@ -55,8 +55,10 @@ pub(super) fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDequ
 /// What the client is told where that is no line that may go on.
 fn rewritten(rule: &Compiled, command: &Command<'_>) -> Result<Option<Vec<u8>>, &'static [u8]> {
     let Some(mut line) = rule.rewrite(&normalise(command.line)) else { return Ok(None) };
-    let is_broken = line.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n'));
-    if is_broken || line.trim_ascii().is_empty() || line.len() > LONGEST_REWRITTEN {
+    // What would be refused if the client said it must not come of a rule either.
+    let is_broken = line.contains(&b'\n') || is_malformed(&line);
+    let sent = Command::parse(&line);
+    if is_broken || sent.word.is_empty() || has_odd_number(&sent) || line.len() > LONGEST_REWRITTEN {
         return Err(NOT_A_LINE);
     }
     line.extend_from_slice(b"\r\n");
@@ -98,16 +100,25 @@ pub(super) fn refuse_as(text: &'static [u8], rule: Rule) -> Verdict {
     Verdict::Answer { text: Arc::from(text), action: Action::Answer, rule }
 }
 
+/// The number of the message that a command line is about (its line end not included), where it is about one.
+#[must_use]
+pub fn message_in(line: &[u8]) -> Option<u64> {
+    message_number(&Command::parse(line))
+}
+
 /// Whether a command's first argument is a message number.
-pub(super) fn names_message(command: &Command<'_>) -> bool {
+fn names_message(command: &Command<'_>) -> bool {
     let takes_one = matches!(command.keyword, Keyword::Retr | Keyword::Top | Keyword::Dele | Keyword::List | Keyword::Uidl);
     takes_one && command.has_argument()
 }
 
-/// Servers read a number in their own ways: `+1`, `1x`, `01` and `4294967297` are all message 1 for some.
-pub(super) fn has_plain_number(command: &Command<'_>) -> bool {
+/// Whether a command names a message otherwise than plainly. Servers read a number in their own ways: `+1`, `1x`, `01` and
+/// `4294967297` are all message 1 for some.
+pub(super) fn has_odd_number(command: &Command<'_>) -> bool {
     let is_plain = |word: &[u8]| word.len() <= 10 && word.iter().all(u8::is_ascii_digit);
-    command.arguments().next().is_some_and(is_plain) && message_number(command).is_some_and(|number| number <= LARGEST_NUMBER)
+    let is_message = |number| number <= LARGEST_NUMBER;
+    names_message(command)
+        && !(command.arguments().next().is_some_and(is_plain) && message_number(command).is_some_and(is_message))
 }
 
 pub(super) fn message_number(command: &Command<'_>) -> Option<u64> {

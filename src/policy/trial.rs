@@ -2,21 +2,27 @@
 //!
 //! The rules are asked by the same filter, in the same tap, as in a session that is carried: there is no second engine.
 
+mod server;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use super::Policy;
+use super::{Policy, ruling::message_number};
 use crate::{
-    pop3::{Command, Keyword, Peer, Status},
+    pop3::{Peer, Stage},
     tap::{Action, Decision, Event, Observer, Pool, Tap},
 };
+use server::Server;
+
+pub use server::Script;
 
 /// A session that is tried.
 pub struct Trial {
     tap: Tap<Notes, Policy>,
     server: Server,
+    greeting: Outcome,
 }
 
 /// What becomes of one line.
@@ -61,33 +67,80 @@ impl Outcome {
 }
 
 impl Trial {
-    /// A session that was greeted. `sizes` are those of the messages in the mailbox.
+    /// A session that the server greets with a line, its line end included. `sizes` are those of the messages in the mailbox.
     #[must_use]
-    pub fn new(policy: Policy, sizes: BTreeMap<u64, u64>) -> Self {
+    pub fn new(policy: Policy, sizes: BTreeMap<u64, u64>, greeting: &[u8]) -> Self {
         let tap = Tap::new(Notes::default(), policy, 1000, Arc::new(Pool::new(1)));
-        let mut trial = Self { tap, server: Server { sizes, told: None } };
-        trial.put(Peer::Upstream, b"+OK ready\r\n");
+        let mut trial = Self { tap, server: Server::new(sizes), greeting: Outcome::default() };
+        trial.put(Peer::Upstream, greeting);
         trial.settle();
-        trial.take();
+        trial.greeting = trial.take();
         trial
     }
 
-    /// The client says a line, its line end not included, when all before it was answered. `status` is what the server says to
-    /// it, if it is to say something else than what suits the line.
-    pub fn say(&mut self, line: &[u8], status: Option<Status>) -> Outcome {
-        if self.tap.wants_read(Peer::Client) && !self.is_over() {
-            self.server.told = status;
-            self.put(Peer::Client, line);
-            self.put(Peer::Client, b"\r\n");
+    /// What became of the greeting.
+    #[must_use]
+    pub fn greeting(&self) -> &Outcome {
+        &self.greeting
+    }
+
+    /// A name that was said, and whether a login went through, before what is tried: whatever the rules say of either. Without
+    /// a name, the login does not tell who it is. Returns whether that could be.
+    pub fn presume(&mut self, user: Option<&str>, logged_in: bool) -> bool {
+        let rules = self.tap.filter().suspend_rules();
+        if let Some(user) = user {
+            self.put_line(format!("USER {user}").as_bytes());
             self.settle();
         }
+        if logged_in {
+            self.server.expect(Some(Script { status: b"+OK\r\n".to_vec(), ..Script::default() }));
+            self.put_line(if user.is_some() { b"PASS x" } else { b"AUTH GSSAPI" });
+        }
+        // What follows from the login is the rules' affair.
+        self.tap.filter().resume_rules(rules);
+        self.settle();
+        self.take();
+        !self.is_over() && (self.tap.stage() == Stage::Transaction) == logged_in
+    }
+
+    /// The client says a line, its line end not included, when all before it was answered. `script` is what the server says to
+    /// it, if it is to say something else than what suits the line.
+    pub fn say(&mut self, line: &[u8], script: Option<Script>) -> Outcome {
+        if self.tap.wants_read(Peer::Client) && !self.is_over() {
+            self.server.expect(script);
+            self.put_line(line);
+            self.settle();
+            self.server.expect(None);
+        }
         self.take()
+    }
+
+    /// Whether the client's next line is a response in a SASL exchange (RFC 5034 §4).
+    #[must_use]
+    pub fn awaits_response(&self) -> bool {
+        self.server.is_in_exchange()
+    }
+
+    /// Whether the client's STLS was agreed to (RFC 2595 §4): call [`Trial::secure`] before anything else is said.
+    #[must_use]
+    pub fn starts_tls(&self) -> bool {
+        self.tap.is_handing_over()
+    }
+
+    /// TLS stands on the client's hop: `policy` decides from here on.
+    pub fn secure(&mut self, policy: Policy) {
+        self.tap.secured(policy);
     }
 
     /// Whether nothing more is taken from the client.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.tap.is_dismissed() || self.tap.violation().is_some()
+    }
+
+    fn put_line(&mut self, line: &[u8]) {
+        self.put(Peer::Client, line);
+        self.put(Peer::Client, b"\r\n");
     }
 
     /// At most what a buffer holds; less only from a line that is refused for its length.
@@ -108,16 +161,12 @@ impl Trial {
         loop {
             self.tap.advance();
             self.deliver();
-            let Some(request) = self.tap.observer().requests.pop_front() else {
-                // A reply that the rules say has more than one line.
-                if !self.tap.is_within_reply() || !self.tap.wants_read(Peer::Upstream) {
-                    return;
-                }
-                self.put(Peer::Upstream, b".\r\n");
-                continue;
+            let answer = match self.tap.observer().requests.pop_front() {
+                Some((request, own)) => self.server.answer(&request, own),
+                None if self.tap.is_within_reply() && self.tap.wants_read(Peer::Upstream) => self.server.body(),
+                None => return,
             };
-            let answer = self.server.answer(&request);
-            self.put(Peer::Upstream, answer.as_bytes());
+            self.put(Peer::Upstream, &answer);
         }
     }
 
@@ -142,8 +191,8 @@ impl Trial {
 #[derive(Default)]
 struct Notes {
     outcome: Outcome,
-    /// Lines that have reached the server and await an answer.
-    requests: VecDeque<Vec<u8>>,
+    /// Lines that have reached the server and await an answer, and whether poptap says them on its own account.
+    requests: VecDeque<(Vec<u8>, bool)>,
     /// The line of which a part has reached the server.
     begun: Vec<u8>,
     /// Lines of poptap's own that are on their way.
@@ -159,12 +208,13 @@ impl Notes {
             self.begun.extend_from_slice(piece);
             if self.begun.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.begun);
-                if self.own > 0 {
+                let own = self.own > 0;
+                if own {
                     self.own -= 1;
                 } else {
                     self.outcome.server.extend_from_slice(&line);
                 }
-                self.requests.push_back(line);
+                self.requests.push_back((line, own));
             }
         }
     }
@@ -187,51 +237,16 @@ impl Observer for Notes {
     }
 }
 
-/// A server that says yes.
-struct Server {
-    sizes: BTreeMap<u64, u64>,
-    /// What it is to say to the next command that is not poptap's own.
-    told: Option<Status>,
-}
-
-impl Server {
-    fn answer(&mut self, request: &[u8]) -> String {
-        let command = Command::parse(request.trim_ascii_end());
-        if self.told.take() == Some(Status::Err) {
-            return "-ERR no\r\n".to_owned();
-        }
-        let number = command.arguments().next().and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
-        match (command.keyword, number) {
-            (Keyword::List, Some(number)) => self.about(number, |size| size.to_string()),
-            (Keyword::Uidl, Some(number)) => self.about(number, |_| format!("uid{number}")),
-            (Keyword::List, None) => self.listing(|_, size| size.to_string()),
-            (Keyword::Uidl, None) => self.listing(|number, _| format!("uid{number}")),
-            (Keyword::Retr | Keyword::Top, _) => "+OK\r\n(the message)\r\n.\r\n".to_owned(),
-            (Keyword::Capa, _) => "+OK\r\nTOP\r\nUIDL\r\nUSER\r\nSASL PLAIN\r\n.\r\n".to_owned(),
-            (Keyword::Stat, _) => format!("+OK {} {}\r\n", self.sizes.len(), self.sizes.values().sum::<u64>()),
-            _ => "+OK\r\n".to_owned(),
-        }
-    }
-
-    fn about(&self, number: u64, what: impl Fn(u64) -> String) -> String {
-        let size = self.sizes.get(&number).copied();
-        size.map_or_else(|| "-ERR no such message\r\n".to_owned(), |size| format!("+OK {number} {}\r\n", what(size)))
-    }
-
-    fn listing(&self, what: impl Fn(u64, u64) -> String) -> String {
-        let lines: Vec<_> = self.sizes.iter().map(|(&number, &size)| format!("{number} {}\r\n", what(number, size))).collect();
-        format!("+OK\r\n{}.\r\n", lines.concat())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::Settings;
 
+    const GREETING: &[u8] = b"+OK ready\r\n";
+
     #[test]
     fn without_rules_all_passes() {
-        let mut trial = Trial::new(Policy::new(Settings::default(), None), BTreeMap::from([(1, 100), (2, 200)]));
+        let mut trial = Trial::new(Policy::new(Settings::default(), None), BTreeMap::from([(1, 100), (2, 200)]), GREETING);
         for (line, told) in [
             ("USER bob", "+OK\r\n"),
             ("PASS x", "+OK\r\n"),
@@ -239,7 +254,7 @@ mod tests {
             ("LIST", "+OK\r\n1 100\r\n2 200\r\n.\r\n"),
             ("LIST 2", "+OK 2 200\r\n"),
             ("UIDL 3", "-ERR no such message\r\n"),
-            ("RETR 1", "+OK\r\n(the message)\r\n.\r\n"),
+            ("RETR 1", "+OK 100 octets\r\n(the message)\r\n.\r\n"),
             ("XFOO", "+OK\r\n"),
         ] {
             let outcome = trial.say(line.as_bytes(), None);
@@ -247,7 +262,8 @@ mod tests {
             assert_eq!(outcome.server, format!("{line}\r\n").as_bytes());
             assert!(!outcome.is_changed() && !outcome.closed);
         }
-        assert_eq!(trial.say(b"DELE 1", Some(Status::Err)).client, b"-ERR no\r\n");
+        let no = Script { status: b"-ERR no\r\n".to_vec(), ..Script::default() };
+        assert_eq!(trial.say(b"DELE 1", Some(no)).client, b"-ERR no\r\n");
     }
 
     #[test]
@@ -263,8 +279,23 @@ mod tests {
         let rules = Arc::new(Rules::new(&[rule]).unwrap());
         let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "", tls: false };
         let terms = Terms::of_rules(rules.for_session(&facts), Caps { command: 512, sasl: 2048 });
-        let mut trial = Trial::new(Policy::new(Settings::default(), Some(terms)), BTreeMap::new());
+        let mut trial = Trial::new(Policy::new(Settings::default(), Some(terms)), BTreeMap::new(), GREETING);
         assert_eq!(trial.say(b"XLST", None).client, b"+OK\r\n.\r\n");
         assert_eq!(trial.say(b"NOOP", None).client, b"+OK\r\n");
+    }
+
+    #[test]
+    fn an_exchange_is_challenged_and_a_presumed_login_is_not_judged() {
+        let mut trial = Trial::new(Policy::new(Settings::default(), None), BTreeMap::new(), GREETING);
+        assert_eq!(trial.say(b"STLS", None).client, b"-ERR not here\r\n");
+        assert_eq!(trial.say(b"AUTH LOGIN", None).client, b"+ \r\n");
+        assert_eq!(trial.say(b"Ym9i", None).client, b"+ \r\n");
+        assert!(trial.awaits_response());
+        assert_eq!(trial.say(b"cHc=", None).client, b"+OK\r\n");
+        assert!(!trial.awaits_response());
+        for (user, logged_in) in [(None, true), (Some("bob"), true), (Some("bob"), false)] {
+            let mut trial = Trial::new(Policy::new(Settings::default(), None), BTreeMap::from([(1, 5)]), GREETING);
+            assert!(trial.presume(user, logged_in), "{user:?}");
+        }
     }
 }

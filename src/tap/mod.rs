@@ -288,6 +288,12 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         (self.flow(peer).received(), self.flow(peer).undelivered())
     }
 
+    /// The filter.
+    #[must_use]
+    pub fn filter(&mut self) -> &mut F {
+        &mut self.filter
+    }
+
     /// The observer.
     pub fn observer(&mut self) -> &mut O {
         &mut self.observer

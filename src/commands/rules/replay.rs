@@ -1,151 +1,158 @@
-//! A recorded session through the rules: its commands as far as the record has them, its server's answers, its sizes.
+//! A recorded session, tried again: what would be decided otherwise than it was?
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    sync::Arc,
+use std::{collections::BTreeMap, collections::BTreeSet, io, net::SocketAddr, sync::Arc};
+
+use super::{
+    Count, Scene, decision, print,
+    recorded::{Recorded, Step, Was},
+    report::{Before, Judged, Report},
+    warn,
 };
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-use super::{Judged, Scene};
 use crate::{
     cli::{RulesTestArgs, StoreArgs},
-    commands::Failure,
-    config::{self, Config},
-    escape::unescape,
+    commands::{Failure, exit},
+    config::{self, Config, Listener, TlsMode},
+    escape::escape_line,
     inspect::{self, Which},
-    policy::{Facts, Outcome, Rules},
-    pop3::{Command, Keyword, Status},
-    record::schema::{self, Body, Hop, Record, StatusWord},
+    policy::{BUILT_IN_EDITS, ListenerHop, Outcome, Rules, Trial, message_in},
+    tap::Action,
 };
 
-/// What of the record counts.
-#[derive(Default)]
-struct Recorded {
-    opened: Option<schema::Opened>,
-    client_tls: bool,
-    user: Option<String>,
-    commands: Vec<schema::Command>,
-    /// By the command's number.
-    statuses: HashMap<u64, StatusWord>,
-    /// Which message a RETR was about.
-    asked: HashMap<u64, u64>,
-    sizes: BTreeMap<u64, u64>,
-    /// Commands that a rule decided upon when they were recorded.
-    decided: HashMap<u64, String>,
-}
-
-pub(super) fn judge(args: &RulesTestArgs, id: &str, config: &Config, rules: &Arc<Rules>) -> Result<Vec<Judged>, Failure> {
-    let place = config::store(&StoreArgs { transcript: args.transcript.clone(), config: args.config.clone() })?;
-    let recorded = read(&place, id)?;
-    let opened = recorded.opened.as_ref();
-    let address = |text: Option<&String>| text.and_then(|text| text.parse::<SocketAddr>().ok());
-    let facts = Facts {
-        client: address(opened.map(|opened| &opened.client)).map_or(IpAddr::from([127, 0, 0, 1]), |client| client.ip()),
-        listener: address(opened.map(|opened| &opened.listener)).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 1110))),
-        upstream: opened.map_or("", |opened| opened.upstream.as_str()),
-        tls: recorded.client_tls,
-    };
-    let mut trial = Scene { facts, sizes: recorded.sizes.clone() }.begin(config, rules);
-    let mut judged = Vec::new();
-    for command in recorded.commands.iter().filter(|command| !command.own) {
-        let status = recorded.statuses.get(&command.n).filter(|word| **word == StatusWord::Err).map(|_| Status::Err);
-        let shown = command.line.text.clone().unwrap_or_else(|| command.keyword.clone());
-        let outcome = if trial.is_over() { Outcome::default() } else { trial.say(&line(command, &recorded), status) };
-        let then = recorded.decided.get(&command.n).cloned();
-        if outcome.is_changed() || !outcome.decisions.is_empty() || then.is_some() {
-            // What stands in for a secret is nobody's business.
-            let outcome = Outcome { server: shown_to_server(&outcome, command), ..outcome };
-            judged.push(Judged { line: shown, outcome, then });
+pub(super) fn session(args: &RulesTestArgs, id: &str, config: &Config, rules: &Arc<Rules>) -> Result<(), Failure> {
+    let recorded = read(args, id)?;
+    let listener = listener(&recorded, config)?;
+    let scene = scene(&recorded, listener, config, rules);
+    let greeting = recorded.greeting.as_ref().and_then(|step| step.script.as_ref()).map(|script| script.status.as_slice());
+    let mut trial = scene.begin(recorded.tls, sizes(&recorded), greeting.unwrap_or(b"+OK\r\n"));
+    let (mut report, mut count, mut withheld) = (Report::new(args.json), Count::default(), 0);
+    report.greeting(&trial);
+    for step in &recorded.steps {
+        match step.line.as_deref().filter(|_| !is_beyond_rules(&step.was)) {
+            None => withheld += 1,
+            Some(line) if trial.is_over() => count.line(said(&mut report, step, line, &Outcome::default(), args)?),
+            Some(line) => {
+                let outcome = ask(&mut trial, step, line);
+                count.line(said(&mut report, step, line, &outcome, args)?);
+            }
+        }
+        if step.then_tls {
+            // The client's TLS did start, whatever becomes of its STLS now.
+            trial.secure(scene.policy(true));
         }
     }
-    Ok(judged)
+    if withheld > 0 {
+        report.remark(&format!("{withheld} of the commands could not be judged: the record does not tell enough of them"));
+    }
+    print(&report.finish())?;
+    count.verdict(args.expect, "commands", "would be decided otherwise than they were")
 }
 
-fn read(place: &Path, id: &str) -> Result<Recorded, Failure> {
+fn read(args: &RulesTestArgs, id: &str) -> Result<Recorded, Failure> {
+    let store = config::store(&StoreArgs { transcript: args.transcript.clone(), config: args.config.clone() })?;
     let mut recorded = Recorded::default();
-    let mut visit = |record: Record| recorded.take(record.body);
-    inspect::each_record(place, &Which::Id(id.to_owned()), &mut visit, &mut io::stderr().lock())?;
+    inspect::each_record(&store, &Which::Id(id.to_owned()), &mut |record| recorded.take(record), &mut io::stderr().lock())?;
+    if recorded.steps.is_empty() && recorded.greeting.is_none() {
+        let why = "there is nothing to judge: of this session only the summary is left, or nothing was said in it";
+        return Err(Failure::new(exit::UNAVAILABLE, format!("{why}\n  hint: `record = \"events\"` keeps what is said")));
+    }
+    if recorded.hashed {
+        warn("user names are digests in this record: no pattern for a user can be judged");
+    }
     Ok(recorded)
 }
 
-impl Recorded {
-    fn take(&mut self, body: Body) {
-        match body {
-            Body::Opened(opened) => self.opened = Some(opened),
-            Body::Tls(tls) => self.client_tls |= tls.hop == Hop::Client,
-            Body::Command(command) => {
-                let text = command.line.text.as_deref().unwrap_or_default();
-                let number = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-                if command.keyword == "RETR"
-                    && let Some(number) = number
-                {
-                    self.asked.insert(command.n, number);
-                }
-                self.user = command.user.clone().or(self.user.take());
-                self.commands.push(command);
-            }
-            Body::Sasl(sasl) => self.user = sasl.user.or(self.user.take()),
-            Body::Reply(reply) => drop(self.statuses.insert(reply.n, reply.status)),
-            Body::Content(content) => self.sizes_in(&content),
-            Body::Decision(decision) if decision.enforced => {
-                if let Some(n) = decision.n {
-                    self.decided.insert(n, format!("{} ({})", decision.rule, decision.action));
-                }
-            }
-            _ => {}
+/// The listener that the record names where it is configured, or else one that leads to the same server, or else the first.
+fn listener<'a>(recorded: &Recorded, config: &'a Config) -> Result<&'a Listener, Failure> {
+    let at = |address: SocketAddr| config.listeners.iter().find(|listener| listener.address == address);
+    let to_server = || config.listeners.iter().find(|listener| listener.upstream.name == recorded.upstream);
+    let exactly = recorded.listener.and_then(at);
+    if exactly.is_none() && config.rules.iter().any(|rule| !rule.when.listeners.is_empty()) {
+        warn("the listener of this session is not configured: rules for a listener do not hold in it");
+    }
+    let similar = exactly.or_else(to_server).or(config.listeners.first());
+    similar.ok_or_else(|| Failure::new(exit::CONFIG, "no listener is configured"))
+}
+
+/// What the record says of addresses, names and TLS holds, whatever is configured.
+fn scene<'a>(recorded: &'a Recorded, listener: &'a Listener, config: &'a Config, rules: &'a Arc<Rules>) -> Scene<'a> {
+    let tls = match (recorded.stls, recorded.tls) {
+        (true, _) => TlsMode::Stls,
+        (false, true) => TlsMode::Implicit,
+        (false, false) => listener.tls,
+    };
+    Scene {
+        config,
+        rules,
+        client: recorded.client.map_or_else(|| [127, 0, 0, 1].into(), |client| client.ip()),
+        listener: recorded.listener.unwrap_or(listener.address),
+        hop: ListenerHop { tls, demand: listener.demand, stls: listener.stls },
+        upstream: &recorded.upstream,
+        server: &listener.upstream,
+    }
+}
+
+/// The messages that were spoken of, and those whose size is known.
+fn sizes(recorded: &Recorded) -> BTreeMap<u64, u64> {
+    let spoken_of = recorded.steps.iter().filter_map(|step| message_in(step.line.as_deref()?)).filter(|number| *number > 0);
+    let mut sizes: BTreeMap<u64, u64> = spoken_of.map(|number| (number, 0)).collect();
+    sizes.extend(&recorded.sizes);
+    sizes
+}
+
+/// A command with the responses to its challenges.
+fn ask(trial: &mut Trial, step: &Step, line: &[u8]) -> Outcome {
+    let script = step.script.clone().map(|script| crate::policy::Script { challenges: step.responses.len(), ..script });
+    let mut outcome = trial.say(line, script);
+    for response in &step.responses {
+        if trial.is_over() || !trial.awaits_response() {
+            break;
         }
+        let more = trial.say(response, None);
+        outcome.decisions.extend(more.decisions);
+        outcome.client.extend(more.client);
+        outcome.server.extend(more.server);
+        outcome.closed = more.closed;
     }
+    outcome
+}
 
-    fn sizes_in(&mut self, content: &schema::Content) {
-        match (content.keyword.as_str(), self.asked.get(&content.n)) {
-            ("RETR", Some(&number)) => drop(self.sizes.insert(number, content.size)),
-            ("LIST", _) => {
-                let lines = content.listing.iter().filter_map(|line| line.split_once(' '));
-                self.sizes.extend(
-                    lines.filter_map(|(number, size)| Some((number.parse::<u64>().ok()?, size.trim().parse::<u64>().ok()?))),
-                );
-            }
-            _ => {}
-        }
+/// Tells of a command that rules decide upon, or did. Returns whether that is a failure.
+fn said(report: &mut Report, step: &Step, line: &[u8], outcome: &Outcome, args: &RulesTestArgs) -> Result<bool, Failure> {
+    let otherwise = is_otherwise(&step.was, outcome);
+    let then = step.was.decision.as_ref();
+    if otherwise || then.is_some() || !outcome.decisions.is_empty() {
+        let (decision, rule) = then.map_or(("forward", None), |(action, rule)| (action.as_str(), Some(rule.as_str())));
+        let before = Some(Before { decision, rule, otherwise });
+        report.line(&Judged { n: Some(step.n), line, is_response: false, is_withheld: step.is_withheld, outcome, before })?;
+    }
+    Ok(args.expect.map_or(otherwise, |expected| decision(outcome) != expected.name()))
+}
+
+/// Limits close sessions, too, and are not tried.
+fn is_beyond_rules(was: &Was) -> bool {
+    let limits = ["client-blocked", "user-blocked", "too-many-from-client", "too-many-of-user"];
+    was.decision.as_ref().is_some_and(|(_, rule)| limits.contains(&rule.as_str()))
+}
+
+fn is_otherwise(was: &Was, outcome: &Outcome) -> bool {
+    // To let something pass is no other decision than to have none.
+    let then = was.decision.as_ref().map(|(action, _)| action.as_str()).filter(|action| *action != "allow");
+    let now = outcome.decision().map(|decided| decided.action).filter(|action| *action != Action::Allow);
+    if then != now.map(Action::name) || was.edits != edits(outcome) {
+        return true;
+    }
+    let first = |octets: &[u8]| octets.split_inclusive(|&octet| octet == b'\n').next().map(escape_line);
+    let differs = |was: &Option<String>, now: &[u8]| was.as_ref().zip(first(now)).is_some_and(|(was, now)| *was != now);
+    match now {
+        Some(Action::Answer | Action::Shield | Action::Close) => differs(&was.reply, &outcome.client),
+        Some(Action::Rewrite) => differs(&was.line, &outcome.server),
+        _ => false,
     }
 }
 
-/// The line that a client would have said, with something else for what the record withholds.
-fn line(command: &schema::Command, recorded: &Recorded) -> Vec<u8> {
-    let text = command.line.text.as_deref().and_then(unescape).unwrap_or_else(|| command.keyword.clone().into_bytes());
-    let user = command.user.as_deref().or(recorded.user.as_deref()).unwrap_or_default();
-    match (Command::parse(&text).keyword, command.mechanism.as_deref()) {
-        (Keyword::Pass, _) => b"PASS x".to_vec(),
-        (Keyword::Apop, _) => format!("APOP {user} x").into_bytes(),
-        (Keyword::Auth, Some(mechanism)) => match response(mechanism, user) {
-            Some(response) => format!("AUTH {mechanism} {}", STANDARD.encode(response)).into_bytes(),
-            None => format!("AUTH {mechanism}").into_bytes(),
-        },
-        _ => text,
-    }
-}
-
-/// An initial response that names the user as the exchange did. The rest of it is of no interest to rules.
-fn response(mechanism: &str, user: &str) -> Option<String> {
-    match mechanism {
-        "PLAIN" => Some(format!("\0{user}\0x")),
-        "LOGIN" => Some(user.to_owned()),
-        "XOAUTH2" => Some(format!("user={user}\x01auth=x\x01\x01")),
-        "OAUTHBEARER" => Some(format!("n,a={user},\x01auth=x\x01\x01")),
-        "CRAM-MD5" => Some(format!("{user} x")),
-        name if name.starts_with("SCRAM-") => Some(format!("n,,n={user},r=x")),
-        _ => None,
-    }
-}
-
-fn shown_to_server(outcome: &Outcome, command: &schema::Command) -> Vec<u8> {
-    let is_secret = command.line.redacted.is_some();
-    match (outcome.server.is_empty(), is_secret) {
-        (false, true) => b"(the line, with what the record withholds)\r\n".to_vec(),
-        _ => outcome.server.clone(),
-    }
+/// The rules that edit the reply.
+fn edits(outcome: &Outcome) -> BTreeSet<String> {
+    let is_edit = |action| matches!(action, Action::EditLine | Action::RemoveLine | Action::AddLine);
+    let edits = outcome.decisions.iter().filter(|decided| decided.enforced && is_edit(decided.action));
+    edits.map(|decided| decided.rule.clone()).filter(|rule| !BUILT_IN_EDITS.contains(&rule.as_str())).collect()
 }

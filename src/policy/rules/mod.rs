@@ -99,6 +99,18 @@ impl Applicable {
         self.all().next().is_none()
     }
 
+    /// The same rules, none of which applies.
+    #[must_use]
+    pub fn none(&self) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            commands: Box::default(),
+            needs: Needs { line: false, user: false },
+            greeting: Box::default(),
+            without_line: Box::default(),
+        }
+    }
+
     /// Whether any of them acts.
     #[must_use]
     pub fn is_enforced(&self) -> bool {
