@@ -82,7 +82,7 @@ pub enum Ending {
 pub enum Limit {
     /// Until the greeting.
     Greeting,
-    /// From the greeting to a successful login.
+    /// From the greeting to a successful login, with what the shield asks behind it.
     Login,
     /// Without an octet.
     Idle,

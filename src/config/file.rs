@@ -279,7 +279,7 @@ pub(super) struct TimeoutsSection {
     pub(super) handshake: Option<Period>,
     /// From the connection to the server's greeting.
     pub(super) greeting: Option<Period>,
-    /// From the greeting to a successful login.
+    /// From the greeting to a successful login, with what the shield asks behind it.
     pub(super) login: Option<Period>,
     /// Without an octet from either side, after login.
     pub(super) idle: Option<Period>,

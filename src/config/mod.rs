@@ -333,7 +333,7 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// From the connection to the server's greeting.
     pub greeting: Duration,
-    /// From the greeting to a successful login.
+    /// From the greeting to a successful login, with what the shield asks behind it.
     pub login: Duration,
     /// Without an octet from either side, after login (RFC 1939 §3: at least 10 minutes).
     pub idle: Duration,

@@ -240,6 +240,7 @@ fn totals(summary: &Summary) -> String {
     let of_note = [
         (summary.errors, "answered -ERR"),
         (summary.deleted, "marked as deleted"),
+        (summary.shielded, "of them kept from deletion"),
         (summary.login_failures, "of its logins refused"),
     ];
     let of_note = of_note.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!(", {number} {what}"));

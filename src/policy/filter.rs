@@ -100,9 +100,9 @@ impl Filter for Policy {
         self.guard.as_ref().is_some_and(|guard| guard.watches_logins())
     }
 
-    fn responded(&mut self, _auth: Ordinal, line: &[u8], whole: bool) {
+    fn responded(&mut self, auth: Ordinal, line: &[u8], whole: bool) {
         if let Some(guard) = &mut self.guard {
-            guard.responded(line, whole);
+            guard.responded(auth, line, whole);
         }
     }
 

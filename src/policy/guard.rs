@@ -302,13 +302,13 @@ impl Guard {
     // ── SASL ──
 
     /// A response in a session without enforced rules or limits.
-    pub(super) fn responded(&mut self, line: &[u8], whole: bool) {
-        self.login.response(line, whole);
+    pub(super) fn responded(&mut self, auth: Ordinal, line: &[u8], whole: bool) {
+        self.login.response(auth, line, whole);
     }
 
     /// A response in a session that fails closed, or whose logins are limited.
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
-        if !self.login.response(line, whole) {
+        if !self.login.response(auth, line, whole) {
             // Who it is for would be known only when it has gone on.
             let text = Arc::from(NOBODY);
             return if whole || self.undecided.is_none() {

@@ -17,7 +17,8 @@ pub(super) struct Login {
     user: Option<Arc<str>>,
     /// Logins that await their reply, in order, and who each is for: a name behind a login is not its own.
     attempts: VecDeque<(Ordinal, Option<Arc<str>>)>,
-    exchange: Option<Exchange>,
+    /// Those that are not settled, in order.
+    exchanges: VecDeque<Exchange>,
 }
 
 /// An AUTH that is not settled.
@@ -62,7 +63,7 @@ impl Login {
                 let mechanism = command.arguments().next().and_then(identity::mechanism);
                 let step = usize::from(command.arguments().nth(1).is_some());
                 self.named = self.subject(command).map(Arc::from);
-                self.exchange = Some(Exchange { auth: n, mechanism, step, cancelled: false });
+                self.exchanges.push_back(Exchange { auth: n, mechanism, step, cancelled: false });
             }
             _ => {}
         }
@@ -71,10 +72,10 @@ impl Login {
         }
     }
 
-    /// A SASL response, or the beginning of one. Returns whether it told who it is.
-    pub(super) fn response(&mut self, line: &[u8], whole: bool) -> bool {
-        let Some(exchange) = &mut self.exchange else { return false };
-        let (auth, step) = (exchange.auth, exchange.step);
+    /// A SASL response to a challenge of AUTH `auth`, or the beginning of one. Returns whether it told who it is.
+    pub(super) fn response(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> bool {
+        let Some(exchange) = self.exchanges.iter_mut().find(|exchange| exchange.auth == auth) else { return false };
+        let step = exchange.step;
         exchange.step += 1;
         exchange.cancelled = line == b"*" && step < credentials_at(exchange.mechanism);
         let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, whole);
@@ -88,8 +89,8 @@ impl Login {
 
     /// What a reply says of the login.
     pub(super) fn replied(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, stage: Stage) -> Told {
-        let exchange = self.exchange.take_if(|exchange| exchange.auth == n);
-        let who = self.attempt(n);
+        let exchange = settled(&mut self.exchanges, n, |exchange| exchange.auth);
+        let who = settled(&mut self.attempts, n, |(n, _)| *n).and_then(|(_, who)| who);
         match (keyword, status) {
             (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Ok)) if stage == Stage::Transaction => {
                 if self.is_in {
@@ -105,15 +106,14 @@ impl Login {
             _ => Told::Nothing,
         }
     }
+}
 
-    /// Who login `n` is for; those before it are settled.
-    fn attempt(&mut self, n: Ordinal) -> Option<Arc<str>> {
-        while self.attempts.front().is_some_and(|(first, _)| *first < n) {
-            self.attempts.pop_front();
-        }
-        let is_it = self.attempts.front().is_some_and(|(first, _)| *first == n);
-        if is_it { self.attempts.pop_front()?.1 } else { None }
+/// Takes out what belongs to command `n`; what is before it is settled.
+fn settled<T>(queue: &mut VecDeque<T>, n: Ordinal, of: impl Fn(&T) -> Ordinal) -> Option<T> {
+    while queue.front().is_some_and(|first| of(first) < n) {
+        queue.pop_front();
     }
+    if of(queue.front()?) == n { queue.pop_front() } else { None }
 }
 
 /// Whether a command is a login, or begins one.
@@ -166,10 +166,13 @@ mod tests {
     use super::*;
 
     fn told(login: &mut Login, lines: &[&str]) -> Option<String> {
+        let mut auth = 0;
         for (n, line) in (1..).zip(lines) {
-            match line.strip_prefix("> ") {
-                Some(response) => drop(login.response(response.as_bytes(), true)),
-                None => login.forwarded(n, &Command::parse(line.as_bytes())),
+            if let Some(response) = line.strip_prefix("> ") {
+                login.response(auth, response.as_bytes(), true);
+            } else {
+                auth = n;
+                login.forwarded(n, &Command::parse(line.as_bytes()));
             }
         }
         login.current().map(str::to_owned)
@@ -220,6 +223,10 @@ mod tests {
         assert_eq!(login.replied(2, Keyword::Pass, err, Stage::Authorization), Told::Refused(Some("bob".into())));
         assert_eq!(login.replied(4, Keyword::Pass, ok, Stage::Transaction), Told::LoggedIn);
         assert_eq!(login.current(), Some("eve"));
+        let mut login = Login::default();
+        told(&mut login, &["AUTH PLAIN AGJvYgBwdw==", "AUTH PLAIN AGV2ZQBwdw=="]);
+        assert_eq!(login.replied(1, Keyword::Auth, err, Stage::Authorization), Told::Refused(Some("bob".into())));
+        assert_eq!(login.replied(2, Keyword::Auth, err, Stage::Authorization), Told::Refused(Some("eve".into())));
         let mut login = Login::default();
         told(&mut login, &["AUTH GSSAPI"]);
         assert_eq!(login.replied(1, Keyword::Auth, ok, Stage::Transaction), Told::LoggedIn);

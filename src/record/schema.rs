@@ -463,6 +463,9 @@ pub struct Summary {
     pub message_octets: u64,
     /// Messages marked as deleted (`DELE` answered `+OK`, less those taken back by `RSET`).
     pub deleted: u64,
+    /// Of these, those that a rule kept from the server: it was not asked to delete them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shielded: u64,
     /// Octets received from the client.
     pub client_octets: u64,
     /// Octets received from the server, inside TLS.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::schema::{Closed, Hop, Opened, Summary, Tls};
 use crate::{
     pop3::{Keyword, Peer, Stage, Status},
-    tap::{Decision, OpaqueReason, Ordinal, Violation},
+    tap::{Action, Decision, OpaqueReason, Ordinal, Violation},
 };
 
 /// Attempts to log in that await their answer, at most; older ones go first.
@@ -105,7 +105,7 @@ impl Tally {
             (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Err)) if !self.totals.logged_in => self.login_failed(n),
             (Keyword::User, Some(Status::Err)) => self.user_refused = true,
             (Keyword::Dele, Some(Status::Ok)) => self.totals.deleted += 1,
-            (Keyword::Rset, Some(Status::Ok)) => self.totals.deleted = 0,
+            (Keyword::Rset, Some(Status::Ok)) => (self.totals.deleted, self.totals.shielded) = (0, 0),
             (Keyword::Quit, Some(status)) => self.quit = Some(status),
             _ => {}
         }
@@ -113,6 +113,7 @@ impl Tally {
 
     /// A rule decided, or would have.
     pub(super) fn decision(&mut self, decision: &Decision<'_>) {
+        self.totals.shielded += u64::from(decision.enforced && decision.action == Action::Shield);
         let counts = if decision.enforced { &mut self.totals.rules } else { &mut self.totals.rules_dry };
         if let Some(count) = counts.get_mut(decision.rule) {
             *count += 1;

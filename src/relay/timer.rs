@@ -68,7 +68,7 @@ impl<'a> Timer<'a> {
         let quiet_since = self.last_client.max(self.last_upstream).max(self.last_write);
         let mut next = if !tap.is_greeted() {
             (after(self.started, self.timeouts.greeting), Due::Limit(Limit::Greeting))
-        } else if tap.stage() == Stage::Authorization && !tap.is_opaque() {
+        } else if (tap.stage() == Stage::Authorization || tap.asks_first()) && !tap.is_opaque() {
             let greeted = *self.greeted.get_or_insert(self.last_upstream);
             (after(greeted, self.timeouts.login), Due::Limit(Limit::Login))
         } else {

@@ -10,8 +10,8 @@ use memmap2::MmapMut;
 
 /// Octets of a buffer from the pool.
 pub const LARGE: usize = 256 * 1024;
-/// Octets of a buffer when the pool is exhausted.
-pub const SMALL: usize = 4 * 1024;
+/// Octets of a buffer when the pool is exhausted: the longest line that is looked at whole has room in it.
+pub const SMALL: usize = 8 * 1024;
 /// Where in its mapping a large buffer begins: in the middle of a page. The kernel's copies, which come from the beginning of a
 /// page as often as not, take two to four times as long on some processors (AMD's Zen 3 and 4) where both sides begin at about
 /// the same place of a page.

@@ -32,6 +32,12 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
     }
 
+    /// Whether the client is not told of its login yet, since the server is asked something first.
+    #[must_use]
+    pub fn asks_first(&self) -> bool {
+        self.stash.as_ref().is_some_and(|stash| stash.delay.is_none())
+    }
+
     /// Puts the reply that waited into its place. Nothing was inserted since it was taken out.
     fn release_stash(&mut self) {
         if let Some(stash) = self.stash.take() {

@@ -291,9 +291,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 /// observer counts and digests it.
 const PIECE: usize = 16 * 1024;
 
-/// A longer line of a reply that has to be looked at whole closes the session. While large buffers are short, one of
-/// [`SMALL`](super::SMALL) octets does.
-const LONGEST_EDITED: usize = 8 * 1024;
+/// A longer line of a reply that has to be looked at whole closes the session.
+const LONGEST_EDITED: usize = super::SMALL;
 
 /// Tells tracker, observer and filter of a complete line at which a status line is expected.
 fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl Filter, line: Line<'_>) -> (Labelled, After) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, thread};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     mailbox::{GREETING, WRONG, mailbox},
@@ -151,6 +151,9 @@ fn nothing_is_deleted(recipe: &Recipe) {
     assert_eq!(recipe.heard(), login("tim") + "STAT\r\nDELE 1\r\nQUIT\r\n");
     let left = poptap.stop();
     assert_eq!((left.count("decision", "action", "shield"), counts(&left, "rules", "ticket system")), (1, 1));
+    let kept: Vec<_> =
+        left.sessions.iter().map(|session| [&session["deleted"], &session["shielded"]].map(Clone::clone)).collect();
+    assert!(kept.contains(&[json!(1), json!(1)]) && kept.contains(&[json!(1), Value::Null]), "{kept:?}");
 }
 
 fn a_login_waits_for_tls(recipe: &Recipe) {

@@ -4,14 +4,17 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use poptap::{
     config::Timeouts,
+    policy::{Facts, Policy, Settings, Terms},
     relay::{HalfClose, Limit, Outcome, relay},
-    tap::Untouched,
+    tap::{Caps, Untouched},
 };
 use tokio::{
     io::{self, AsyncReadExt as _, AsyncWriteExt as _},
     join,
     time::{Instant, sleep, timeout},
 };
+
+use crate::support::rules::compiled;
 
 use super::{GREETING, LIMITS, both, closed, hear, pipe, say, tap, tap_with};
 
@@ -63,6 +66,30 @@ async fn a_client_that_does_not_log_in() {
     let (outcome, ()) = both(relay(&mut to_client, &mut to_server, &mut tap, &LIMITS, HalfClose::AtOnce), dialogue).await;
     assert_eq!(expired(&outcome), Limit::Login, "whatever else it says");
     assert_elapsed(started, 210);
+}
+
+/// The client has not heard of its login: to it, this is one.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_the_shield() {
+    let ((mut client, mut to_client), (mut server, mut to_server)) = (pipe(64), pipe(64));
+    let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "server", tls: false };
+    let rules = compiled("[[rule]]\nname = 'keep'\naction = 'shield'").for_session(&facts);
+    let policy = Policy::new(Settings::default(), Some(Terms::of_rules(rules, Caps { command: 512, sasl: 2048 })));
+    let (mut tap, started) = (tap_with(policy, 1000), Instant::now());
+    let dialogue = async {
+        say(&mut server, GREETING).await;
+        for (line, heard) in [("USER u\r\n", "USER u\r\n"), ("PASS p\r\n", "PASS p\r\n")] {
+            say(&mut client, line).await;
+            hear(&mut server, heard).await;
+            say(&mut server, "+OK\r\n").await;
+        }
+        hear(&mut server, "LIST\r\n").await;
+        sleep(100 * SECOND).await;
+        say(&mut server, "+OK\r\n1 1").await;
+    };
+    let (outcome, ()) = both(relay(&mut to_client, &mut to_server, &mut tap, &LIMITS, HalfClose::AtOnce), dialogue).await;
+    assert_eq!(expired(&outcome), Limit::Login);
+    assert_elapsed(started, 200);
 }
 
 #[tokio::test(start_paused = true)]
