@@ -14,6 +14,7 @@
 //! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
+//! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
@@ -21,6 +22,7 @@
 mod error;
 mod find;
 pub mod human;
+mod kept;
 mod lines;
 mod list;
 mod live;
