@@ -20,6 +20,7 @@
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
 mod error;
+pub mod filter;
 mod find;
 pub mod human;
 mod kept;
