@@ -8,12 +8,16 @@ use super::{
     Field,
     parse::{Check, Comparison, Node, Test},
 };
-use crate::record::schema::{Opened, Summary};
+use crate::record::schema::{Opened, Summary, VERSION};
 
 /// What is known of a session. Read from the line of its summary, or of its opening.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Facts<'a> {
+    v: u32,
+    /// The kind of the line.
+    #[serde(borrow)]
+    pub(in crate::inspect) event: Cow<'a, str>,
     /// Its id.
     #[serde(borrow)]
     pub session: Cow<'a, str>,
@@ -30,15 +34,15 @@ pub struct Facts<'a> {
     #[serde(borrow)]
     upstream: Cow<'a, str>,
     #[serde(borrow)]
-    user: Option<Cow<'a, str>>,
-    logged_in: bool,
+    pub(in crate::inspect) user: Option<Cow<'a, str>>,
+    pub(in crate::inspect) logged_in: bool,
     #[serde(borrow)]
-    mechanism: Option<Cow<'a, str>>,
+    pub(in crate::inspect) mechanism: Option<Cow<'a, str>>,
     login_failures: u64,
     #[serde(borrow)]
-    client_tls: Option<Cow<'a, str>>,
+    pub(in crate::inspect) client_tls: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    upstream_tls: Option<Cow<'a, str>>,
+    pub(in crate::inspect) upstream_tls: Option<Cow<'a, str>>,
     commands: u64,
     errors: u64,
     messages: u64,
@@ -47,7 +51,7 @@ pub struct Facts<'a> {
     client_octets: u64,
     upstream_octets: u64,
     #[serde(borrow)]
-    anomalies: BTreeMap<Cow<'a, str>, u64>,
+    pub(in crate::inspect) anomalies: BTreeMap<Cow<'a, str>, u64>,
     #[serde(borrow)]
     opaque: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -97,9 +101,12 @@ impl<'a> Facts<'a> {
     /// From a summary.
     #[must_use]
     pub fn of_summary(session: &'a str, summary: &'a Summary) -> Self {
-        let names = |counts: &'a BTreeMap<String, u64>| counts.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
+        let names =
+            |counts: &'a BTreeMap<String, u64>| counts.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
         let text = |text: &'a Option<String>| text.as_deref().map(Cow::Borrowed);
         Self {
+            v: VERSION,
+            event: "session".into(),
             session: session.into(),
             start: summary.start.as_str().into(),
             time: Cow::default(),
@@ -136,6 +143,8 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn of_opened(session: &'a str, time: &'a str, opened: &'a Opened) -> Self {
         Self {
+            v: VERSION,
+            event: "opened".into(),
             session: session.into(),
             time: time.into(),
             client: opened.client.as_str().into(),
@@ -150,6 +159,21 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn start(&self) -> &str {
         if self.start.is_empty() { &self.time } else { &self.start }
+    }
+
+    /// Whether the line was one of a version that we know, and tells what each tells.
+    pub(in crate::inspect) fn are_whole(&self) -> bool {
+        let tells = match &*self.event {
+            "session" => !self.start.is_empty() && !self.client.is_empty() && !self.closed_by.is_empty(),
+            "opened" => !self.client.is_empty(),
+            _ => true,
+        };
+        self.v == VERSION && !self.session.is_empty() && !self.time.is_empty() && tells
+    }
+
+    /// When its line was recorded.
+    pub(in crate::inspect) fn recorded(&self) -> &str {
+        &self.time
     }
 
     fn is_running(&self) -> bool {
@@ -240,6 +264,23 @@ impl Node {
             Self::Any(nodes) => all(nodes.iter().map(|node| node.holds(session, exchange).map(|holds| !holds))).map(|none| !none),
             Self::Not(node) => node.holds(session, exchange).map(|holds| !holds),
             Self::Test(test) => test.holds(session, exchange),
+            Self::Known(holds) => Some(*holds),
+        }
+    }
+}
+
+impl Node {
+    /// The expression with all that is known of the session settled.
+    pub(super) fn given(&self, session: &Facts<'_>) -> Self {
+        if let Some(settled) = self.holds(session, Known::Unknown) {
+            return Self::Known(settled);
+        }
+        let each = |nodes: &[Self]| nodes.iter().map(|node| node.given(session)).collect::<Vec<_>>();
+        match self {
+            Self::All(nodes) => Self::All(each(nodes).into_iter().filter(|node| !matches!(node, Self::Known(_))).collect()),
+            Self::Any(nodes) => Self::Any(each(nodes).into_iter().filter(|node| !matches!(node, Self::Known(_))).collect()),
+            Self::Not(node) => Self::Not(Box::new(node.given(session))),
+            other => other.clone(),
         }
     }
 }

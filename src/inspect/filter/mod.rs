@@ -52,17 +52,23 @@ impl Filter {
         parse::is(field, value).map(Self::of)
     }
 
+    /// `field`, which holds text, is this text, whatever it says.
+    #[must_use]
+    pub fn text(field: Field, value: &str) -> Self {
+        Self::of(Node::test(field, parse::Check::Is(value.to_owned())))
+    }
+
     /// `field` is there: not zero, not empty, true.
     #[must_use]
     pub fn has(field: Field) -> Self {
-        Self::of(Node::Test(parse::Test { field, check: parse::Check::IsThere }))
+        Self::of(Node::test(field, parse::Check::IsThere))
     }
 
     /// The session began at `time` (as the transcript writes it) or later.
     #[must_use]
     pub fn since(time: &str) -> Self {
         let check = parse::Check::Time(parse::Comparison::AtLeast, time.to_owned());
-        Self::of(Node::Test(parse::Test { field: Field::Start, check }))
+        Self::of(Node::test(Field::Start, check))
     }
 
     fn of(root: Node) -> Self {
@@ -74,6 +80,18 @@ impl Filter {
     #[must_use]
     pub fn is_about_exchanges(&self) -> bool {
         self.about_exchanges
+    }
+
+    /// What is left to be asked of the exchanges of one session.
+    #[must_use]
+    pub fn given(&self, session: &Facts<'_>) -> Self {
+        Self::of(self.root.given(session))
+    }
+
+    /// Whether it holds for an exchange where nothing else is left to be asked, see [`Filter::given`].
+    #[must_use]
+    pub fn holds_for(&self, exchange: Option<&Exchange<'_>>) -> bool {
+        self.holds(&Facts::default(), exchange)
     }
 
     /// What is settled by what is known of the session alone; `None` where its exchanges decide.

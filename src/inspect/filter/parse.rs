@@ -1,6 +1,6 @@
 //! The words of an expression, put together.
 
-use std::{iter::Peekable, net::IpAddr, ops::Range, vec::IntoIter};
+use std::{iter::Peekable, net::IpAddr, ops::Range, sync::Arc, vec::IntoIter};
 
 use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
@@ -18,7 +18,9 @@ pub(super) enum Node {
     /// One holds.
     Any(Vec<Node>),
     Not(Box<Node>),
-    Test(Test),
+    Test(Arc<Test>),
+    /// What is settled already.
+    Known(bool),
 }
 
 /// One question.
@@ -53,12 +55,17 @@ pub(super) enum Comparison {
 }
 
 impl Node {
+    pub(super) fn test(field: Field, check: Check) -> Self {
+        Self::Test(Arc::new(Test { field, check }))
+    }
+
     /// Whether any of its tests is such.
     pub(super) fn asks(&self, is_such: &impl Fn(&Test) -> bool) -> bool {
         match self {
             Self::All(nodes) | Self::Any(nodes) => nodes.iter().any(|node| node.asks(is_such)),
             Self::Not(node) => node.asks(is_such),
             Self::Test(test) => is_such(test),
+            Self::Known(_) => false,
         }
     }
 }
@@ -146,7 +153,7 @@ impl<'a> Parser<'a> {
         let field = self.field(name, &token.place)?;
         let is_operator = |token: &Token<'_>| matches!(token.kind, TokenKind::Operator(_));
         let Some(Token { kind: TokenKind::Operator(operator), place: operator_place }) = self.tokens.next_if(is_operator) else {
-            return Ok(Node::Test(Test { field, check: Check::IsThere }));
+            return Ok(Node::test(field, Check::IsThere));
         };
         match self.tokens.next() {
             Some(Token { kind: TokenKind::Word(value), place }) => self.test(field, operator_place, operator, value, place),
@@ -200,12 +207,16 @@ impl<'a> Parser<'a> {
             (_, "=") if is_text => self.equals(kind, value, &place)?,
             _ if is_text || positive == "~" => {
                 let (fits, hint) = if is_text { (TEXT, "text") } else { (NUMBER, "a number") };
-                return Err(self.fault(operator_place, &format!("`{operator}` does not go with `{name}`, which is {hint}"), fits));
+                return Err(self.fault(
+                    operator_place,
+                    &format!("`{operator}` does not go with `{name}`, which is {hint}"),
+                    fits,
+                ));
             }
             (Kind::Time, _) => Check::Time(comparison, self.time(value, &place)?),
             _ => Check::Number(comparison, self.number(kind, value, &place)?),
         };
-        let test = Node::Test(Test { field, check });
+        let test = Node::test(field, check);
         Ok(if negated { Node::Not(Box::new(test)) } else { test })
     }
 
@@ -239,7 +250,8 @@ impl<'a> Parser<'a> {
 
     fn time(&self, value: &str, place: &Range<usize>) -> Result<String, FilterError> {
         const FORM: &[u8] = b"0000-00-00T00:00:00.000000Z";
-        let fits = value.bytes().zip(FORM).all(|(octet, form)| if *form == b'0' { octet.is_ascii_digit() } else { octet == *form });
+        let fits =
+            value.bytes().zip(FORM).all(|(octet, form)| if *form == b'0' { octet.is_ascii_digit() } else { octet == *form });
         if fits && value.len() <= FORM.len() && matches!(value.len(), 4 | 7 | 10 | 13 | 16 | 19..) {
             return Ok(value.to_owned());
         }

@@ -74,9 +74,13 @@ fn what_holds_of_a_session() {
 #[test]
 fn what_holds_of_a_session_that_is_running() {
     let line = opened("ab12", 5000);
-    for (expression, expected) in
-        [("running", true), ("failed", false), ("commands = 0", false), ("start = 2026-11-23T06:30:05", true), ("user = none", true)]
-    {
+    for (expression, expected) in [
+        ("running", true),
+        ("failed", false),
+        ("commands = 0", false),
+        ("start = 2026-11-23T06:30:05", true),
+        ("user = none", true),
+    ] {
         assert_eq!(Filter::parse(expression).unwrap().settled(&facts(&line)), Some(expected), "{expression}");
     }
 }
@@ -109,6 +113,8 @@ fn what_holds_of_an_exchange() {
         assert!(filter.is_about_exchanges(), "{expression}");
         let found = (filter.settled(&facts), filter.holds(&facts, Some(&exchange)), filter.holds(&facts, None));
         assert_eq!(found, (settled, expected, without), "{expression}");
+        let left = filter.given(&facts);
+        assert_eq!((left.holds_for(Some(&exchange)), left.holds_for(None)), (expected, without), "{expression}");
     }
     assert!(!Filter::parse("latency >= 0s").unwrap().holds(&facts(&line), Some(&Exchange { latency_us: None, ..exchange })));
 }
