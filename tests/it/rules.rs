@@ -314,6 +314,31 @@ fn lines_over_their_caps_are_never_complete() {
     }
 }
 
+/// Behind XTND XMIT a dot alone ends the message for many a server however its line ends; what follows would be commands.
+#[test]
+fn no_command_hides_in_a_message_of_the_clients() {
+    for (message, ends) in [
+        (&b"a\n.\nDELE 1\r\n.\r\n"[..], "bare LF"),
+        (b"a\r.\rDELE 1\r\n.\r\n", "bare CR"),
+        (b"a\r\n.\nDELE 1\r\n.\r\n", "bare LF behind a dot"),
+        (b"a\r\n.\0\r\nDELE 1\r\n.\r\n", "NUL"),
+        (b".\nDELE 1\r\n.\r\n", "bare LF in the first line"),
+    ] {
+        for size in [1, 2, 3, 7, usize::MAX] {
+            let steps = [
+                says(Peer::Upstream, b"+OK ready\r\n"),
+                says(Peer::Client, b"XTND XMIT\r\n"),
+                says(Peer::Upstream, b"+OK send it\r\n"),
+                says(Peer::Client, message),
+            ];
+            let played = play(policy(&NO_DELE), &steps, &mut pieces_of(size));
+            let sent = played.to_upstream.escape_ascii().to_string();
+            assert!(!sent.contains("DELE"), "{ends} by {size}: {sent}");
+            assert!(played.events.iter().any(|event| event.contains("MalformedData")), "{ends} by {size}: {:#?}", played.events);
+        }
+    }
+}
+
 #[test]
 fn a_reply_line_that_cannot_be_judged_whole_closes() {
     let rules = rules::compiled("[[rule]]\nname = 'hide'\naction = { remove_capability = ['TOP'] }");
