@@ -362,6 +362,32 @@ fn a_reply_line_that_cannot_be_judged_whole_closes() {
 
 // ── the shield ──
 
+#[test]
+fn half_an_answer_to_a_question_is_no_reply_to_the_login() {
+    let rules = rules::compiled(SHIELD);
+    for answer in ["", "+OK", "+OK\r\n1 10\r\n2", "+OK\r\n1 10\r\n.\r", "+OK\r\n"] {
+        for size in [1, usize::MAX] {
+            let mut player = Player::new(policy(&rules), 1000);
+            let mut steps = vec![
+                says(Peer::Upstream, b"+OK ready\r\n"),
+                says(Peer::Client, b"USER bob\r\nPASS x\r\nDELE 1\r\n"),
+                says(Peer::Upstream, b"+OK\r\n+OK welcome\r\n"),
+            ];
+            if !answer.is_empty() {
+                steps.push(says(Peer::Upstream, answer.as_bytes()));
+            }
+            steps.push(Step::Ends(Peer::Upstream));
+            for step in &steps {
+                player.step(step, &mut pieces_of(size));
+            }
+            assert!(player.tap.is_dismissed(), "{answer:?}");
+            let shown = String::from_utf8(player.end().to_client).unwrap();
+            let last = shown.strip_prefix("+OK ready\r\n+OK\r\n").unwrap_or_default();
+            assert!(last.starts_with("-ERR [SYS/TEMP]") && last.matches('\n').count() == 1, "{answer:?}: {shown}");
+        }
+    }
+}
+
 /// A mailbox of five messages, answering whatever arrives.
 fn serve(request: &str) -> String {
     let number = |line: &str| line.split(' ').nth(1).map(str::to_owned);
