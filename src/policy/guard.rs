@@ -314,20 +314,21 @@ impl Guard {
     /// A response in a session that fails closed, or whose logins are limited.
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
         let response = self.login.response(auth, line, whole);
-        if response == Response::Nameless && !whole && self.undecided.is_some() {
-            // Who it is for would be known only when it has gone on.
-            return SaslVerdict::Dismiss { text: Arc::from(NOBODY), rule: UNKNOWN };
-        }
         if response == Response::Named
             && let Some(denied) = self.visit().and_then(|mut visit| visit.attempt(self.login.current()).err())
         {
             let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
             return SaslVerdict::Dismiss { text, rule };
         }
+        let is_cut = response == Response::Nameless && !whole;
         let (text, rule) = match self.ruling_of_login(response) {
             Some((RuleAction::Deny(text) | RuleAction::Reply(text), rule)) if whole => {
                 self.replies.replace(auth, text, rule.clone());
                 return SaslVerdict::Cancel { rule };
+            }
+            // Who it is for would be known only when it has gone on.
+            Some((RuleAction::Close(_) | RuleAction::Deny(_) | RuleAction::Reply(_), _)) if is_cut => {
+                (Arc::from(NOBODY), UNKNOWN)
             }
             Some((RuleAction::Close(text) | RuleAction::Deny(text) | RuleAction::Reply(text), rule)) => (text, rule),
             _ => return SaslVerdict::Forward,

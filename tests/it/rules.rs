@@ -314,6 +314,27 @@ fn lines_over_their_caps_are_never_complete() {
     }
 }
 
+/// A token may be longer than what is looked at before any of it goes on, and OAUTHBEARER need not name a user (RFC 7628 §3.1).
+#[test]
+fn a_long_login_that_names_nobody_passes_where_no_rule_asks_for_the_user() {
+    let of_users = "[[rule]]\nname = 'not bob'\nwhen = { command = 'AUTH', user = 'bob' }\naction = 'deny'";
+    let of_none = "[[rule]]\nname = 'keep'\nwhen = { command = 'DELE' }\naction = 'deny'";
+    for (rules, passes) in [(of_none, true), (of_users, false)] {
+        let terms = Terms::of_rules(rules::compiled(rules).for_session(&FACTS), Caps { command: 512, sasl: 65536 });
+        let steps = [
+            says(Peer::Upstream, b"+OK ready\r\n"),
+            says(Peer::Client, b"AUTH OAUTHBEARER\r\n"),
+            says(Peer::Upstream, b"+ \r\n"),
+            says(Peer::Client, b"biwsAWF1dGg9QmVhcmVyIA"),
+            Step::Says(Peer::Client, vec![b'A'; 5000]),
+            says(Peer::Client, b"\r\n"),
+        ];
+        let played = play(Policy::new(Settings::default(), Some(terms)), &steps, &mut pieces_of(1000));
+        assert_eq!(played.to_upstream.len() > 5000, passes, "{rules}: {:#?}", played.events);
+        assert_eq!(played.to_client.ends_with(b"this login does not tell it\r\n"), !passes, "{rules}");
+    }
+}
+
 /// Behind XTND XMIT a dot alone ends the message for many a server however its line ends; what follows would be commands.
 #[test]
 fn no_command_hides_in_a_message_of_the_clients() {
