@@ -77,7 +77,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if !self.client.may_release() {
             return false;
         }
-        let body = self.client_body.get_or_insert_with(|| Body::new(false));
+        // Where all has to be judged, a dot alone ends the message however its line ends: for some server it may.
+        let lf_ends = self.filter.caps().is_some();
+        let body = self.client_body.get_or_insert_with(|| Body::new(lf_ends));
         let step = body.step(self.client.unlabelled());
         let (octets, last) = (step.consumed, step.end);
         self.client.release(octets);
@@ -102,6 +104,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
         if let Some(caps) = self.filter.caps() {
             return self.judged_line(expected, caps);
+        }
+        if self.is_delayed() && self.client_cut.is_empty() {
+            return false;
         }
         if matches!(self.fate, Fate::Open) {
             match expected {
