@@ -143,9 +143,10 @@ impl Login {
 
     /// A USER was refused, and the name before it stays.
     fn keep(&mut self, before: Arc<str>) {
-        match self.users.front_mut() {
-            Some((_, next)) => *next = Some(before),
-            None => (self.named, self.pass_for) = (Some(before.clone()), Some(before)),
+        if let Some((_, next)) = self.users.front_mut() {
+            *next = Some(before);
+        } else {
+            (self.named, self.pass_for) = (Some(before.clone()), Some(before));
         }
     }
 }
