@@ -14,7 +14,7 @@ use crate::config::{
 };
 
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
-pub use sessions::{FollowArgs, GrepArgs, ListArgs, WhichArgs};
+pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -271,23 +271,6 @@ pub struct StatsArgs {
     #[arg(long, value_name = "PERIOD", value_parser = Argument::<Period>::new())]
     pub since: Option<Period>,
     /// Print one JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `sessions show` takes.
-#[derive(Args, Clone, Debug)]
-pub struct ShowArgs {
-    /// The session's id, or the beginning of it.
-    #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]
-    pub id: Option<String>,
-    /// The session that ended last.
-    #[arg(long)]
-    pub last: bool,
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Print the records as JSON Lines.
     #[arg(long)]
     pub json: bool,
 }

@@ -31,6 +31,7 @@ mod kept;
 mod lines;
 mod list;
 mod live;
+mod message;
 mod paint;
 mod pairing;
 mod progress;
