@@ -27,6 +27,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod throttle;
+pub(crate) mod verbs;
 mod writer;
 
 pub use recorder::{Full, Recorder};
