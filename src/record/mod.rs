@@ -5,6 +5,7 @@
 //! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
 
 mod archive;
+mod audit;
 mod awaited;
 mod clock;
 mod content;
@@ -19,9 +20,11 @@ mod queue;
 mod recorder;
 mod redact;
 mod retention;
+pub(crate) mod rollup;
 pub mod schema;
 mod secrets;
 mod segment;
+mod slot;
 mod store;
 mod summary;
 #[cfg(test)]
