@@ -6,6 +6,7 @@ mod probe;
 mod reload;
 mod rules;
 mod run;
+mod sums;
 
 use std::{
     fmt,
@@ -16,7 +17,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs, StatsArgs},
+    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs},
     config::{self, Loaded},
     inspect,
     telemetry::StartError,
@@ -97,7 +98,8 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Probe(args) => probe::probe(&args),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
-        Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
+        Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -130,13 +132,6 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let store = config::store(&args.store)?;
     let which = args.id.clone().map_or(inspect::Which::Last, inspect::Which::Id);
     Ok(inspect::show(&store, &which, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
-}
-
-fn stats(args: &StatsArgs) -> Result<(), Failure> {
-    let store = config::store(&args.store)?;
-    let since = args.since.map(|period| inspect::ago(period.0));
-    let view = inspect::View::of_stdout(args.json);
-    Ok(inspect::stats(&store, since.as_deref(), view, &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {

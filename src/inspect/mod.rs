@@ -19,7 +19,11 @@
 //!
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
+mod audit;
+mod brief;
+mod counts;
 mod error;
+mod figures;
 mod find;
 pub mod human;
 mod kept;
@@ -36,10 +40,11 @@ mod store;
 mod testing;
 mod view;
 
+pub use audit::{Audited, Form, audit};
 pub use error::InspectError;
 pub use list::list;
 pub use live::Terminal;
 pub use show::{Which, each_record, show};
-pub use stats::stats;
+pub use stats::{Span, Summing, stats};
 pub use store::ago;
 pub use view::View;

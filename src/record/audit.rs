@@ -251,13 +251,8 @@ mod tests {
 
     fn count(keeper: &Keeper, user: &str, number: u32) {
         let start = tests::second(number).to_string();
-        let summary = Summary {
-            start,
-            client: "192.0.2.1:4000".into(),
-            user: Some(user.into()),
-            logged_in: true,
-            ..Summary::default()
-        };
+        let summary =
+            Summary { start, client: "192.0.2.1:4000".into(), user: Some(user.into()), logged_in: true, ..Summary::default() };
         let (key, seen) = row(&summary).unwrap();
         let mut state = keeper.shared.lock();
         state.rollup.add(key, seen);

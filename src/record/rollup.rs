@@ -23,6 +23,9 @@ pub(crate) struct Second([u8; LENGTH]);
 const LENGTH: usize = "2026-11-23T06:30:00".len();
 
 impl Second {
+    /// A time that nothing comes after.
+    pub(crate) const NEVER: Self = Self(*b"9999-12-31T23:59:59");
+
     /// The second of a time in a transcript; `None` where it is not one.
     pub(crate) fn of(stamp: &str) -> Option<Self> {
         let octets: [u8; LENGTH] = stamp.as_bytes().get(..LENGTH)?.try_into().ok()?;

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn classes_end_where_they_say() {
-        for (latency_us, class) in [(0, 0), (63, 0), (64, 1), (127, 1), (128, 2), (1_000, 4), (67_108_863, 20), (67_108_864, 21)] {
+        for (latency_us, class) in [(0, 0), (63, 0), (64, 1), (127, 1), (128, 2), (1_000, 4), (67_108_863, 20), (67_108_864, 21)]
+        {
             assert_eq!(class_of(latency_us), class, "{latency_us}");
         }
         assert_eq!(class_of(u64::MAX), CLASSES - 1);
@@ -179,11 +180,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let mut counted = Counted::default();
-        for (keyword, status, latency_us) in [
-            (Keyword::Retr, Some(Status::Ok), 100),
-            (Keyword::Retr, Some(Status::Err), 0),
-            (Keyword::Unknown, None, u64::MAX),
-        ] {
+        for (keyword, status, latency_us) in
+            [(Keyword::Retr, Some(Status::Ok), 100), (Keyword::Retr, Some(Status::Err), 0), (Keyword::Unknown, None, u64::MAX)]
+        {
             counted.asked(keyword);
             counted.answered(keyword, status, latency_us);
         }
