@@ -13,7 +13,7 @@ use super::{
     store::Store,
     view::{finish, write_json},
 };
-use crate::record::rollup::{Key, Reach, Rollup, Row, Second, Seen, VERSION, address};
+use crate::record::rollup::{Key, NEVER, Reach, Rollup, Row, Second, Seen, VERSION, address};
 
 /// Rows that are held at most, of all files together.
 const ROWS: usize = 1_000_000;
@@ -72,7 +72,7 @@ struct Known {
 }
 
 fn gather(store: &mut Store<'_>) -> Result<Known, InspectError> {
-    let mut known = Known { rollup: Rollup::new(ROWS, Second::NEVER), rolled_up: false, from_summaries: 0, nothing: true };
+    let mut known = Known { rollup: Rollup::new(ROWS, NEVER), rolled_up: false, from_summaries: 0, nothing: true };
     for mut lines in store.rollups()? {
         known.rolled_up |= add_file(&mut known.rollup, &mut lines);
         lines.finish(&mut store.reports);
@@ -99,18 +99,19 @@ fn add_file(rollup: &mut Rollup, lines: &mut Lines) -> bool {
 impl Known {
     /// Sessions that ended before the roll-up was begun stand in their summaries alone.
     fn add_summaries(&mut self, store: &mut Store<'_>) -> Result<(), InspectError> {
-        let begun = self.rollup.reach().since;
+        let begun = self.rollup.reach().since.clone();
         // Names of segments have times in RFC 3339's short form.
-        let short: String = begun.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
+        let second = Second::of(&begun).map(|second| second.to_string()).unwrap_or_default();
+        let short: String = second.chars().filter(char::is_ascii_alphanumeric).collect();
         store.each_summary(
-            |_, segment| segment.start() <= short.as_str(),
+            |_, segment| short.is_empty() || segment.start() <= short.as_str(),
             |brief| {
                 self.nothing = false;
-                let (Some(ended), Some(start)) = (Second::of(&brief.time), Second::of(&brief.start)) else { return };
-                if !self.rolled_up {
-                    self.rollup.reaches(&Reach::from(start));
+                let Some(start) = Second::of(&brief.start) else { return };
+                if !self.rolled_up && *brief.start < *self.rollup.reach().since {
+                    self.rollup.reaches(&Reach::from(&brief.start));
                 }
-                if brief.logged_in && ended < begun {
+                if brief.logged_in && *brief.time < *begun {
                     self.from_summaries += 1;
                     self.rollup.add(key(brief), Seen::once(start));
                 }
@@ -119,9 +120,11 @@ impl Known {
     }
 
     fn write(&self, asked: &Audited, view: View, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), InspectError> {
-        let since = asked.since.as_deref().and_then(Second::of);
+        let seen_since = asked.since.as_deref().and_then(Second::of);
         let mut rows = self.rollup.rows();
-        rows.retain(|row| !(asked.plain && row.key.client_tls.is_some()) && since.is_none_or(|since| row.seen.last >= since));
+        rows.retain(|row| {
+            !(asked.plain && row.key.client_tls.is_some()) && seen_since.is_none_or(|since| row.seen.last >= since)
+        });
         rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         let rows: Vec<_> = rows.iter().map(Told::from).collect();
         match asked.form {
@@ -143,8 +146,8 @@ impl Known {
         if self.nothing {
             return vec!["no session is recorded here yet".to_owned()];
         }
-        let &Reach { since, dropped, expired, gone_until, .. } = self.rollup.reach();
-        let since = format!("{} UTC", human::time(&since.to_string()));
+        let Reach { since, dropped, expired, gone_until, .. } = self.rollup.reach();
+        let since = format!("{} UTC", human::time(since));
         let mut notes = Vec::new();
         if self.rolled_up {
             notes.push(format!("counted since {since}"));
@@ -157,7 +160,7 @@ impl Known {
         }
         if let Some(until) = gone_until {
             let until = human::time(&until.to_string());
-            let dropped = format!("{} gone for want of room (audit_rows)", human::plural(dropped, "row"));
+            let dropped = format!("{} gone for want of room (audit_rows)", human::plural(*dropped, "row"));
             notes.push(format!(
                 "{dropped}, {expired} for their age (audit_keep): of who came last by {until} UTC, not all are here"
             ));
@@ -168,7 +171,7 @@ impl Known {
     fn write_json(&self, rows: &[Told<'_>], out: &mut dyn Write) -> Result<(), InspectError> {
         #[derive(Serialize)]
         struct Whole<'a> {
-            since: Option<Second>,
+            since: Option<&'a str>,
             dropped: u64,
             expired: u64,
             gone_until: Option<Second>,
@@ -176,9 +179,9 @@ impl Known {
             from_summaries: u64,
             rows: &'a [Told<'a>],
         }
-        let &Reach { since, dropped, expired, gone_until, .. } = self.rollup.reach();
+        let &Reach { ref since, dropped, expired, gone_until, .. } = self.rollup.reach();
         let (rolled_up, from_summaries) = (self.rolled_up, self.from_summaries);
-        let since = Some(since).filter(|_| !self.nothing);
+        let since = Some(since.as_str()).filter(|_| !self.nothing);
         let whole = Whole { since, dropped, expired, gone_until, rolled_up, from_summaries, rows };
         write_json(&serde_json::to_vec(&whole).map_err(std::io::Error::from)?, out)
     }
@@ -294,7 +297,7 @@ mod tests {
     };
 
     const ROLLUP: &str = concat!(
-        r#"{"v":1,"since":"2026-11-23T06:30:02Z","dropped":2,"expired":1,"gone_until":"2026-11-23T06:30:01Z"}"#,
+        r#"{"v":1,"since":"2026-11-23T06:30:02.000000Z","dropped":2,"expired":1,"gone_until":"2026-11-23T06:30:01Z"}"#,
         "\n",
         r#"{"user":"bob","client":"127.0.0.1","upstream_tls":"TLSv1.3","mechanism":"USER","sessions":4,"first":"2026-11-23T06:30:03Z","last":"2026-11-23T06:30:09Z"}"#,
         "\n",
@@ -362,7 +365,7 @@ counted since 2026-11-23 06:30:02 UTC
             let told: serde_json::Value = serde_json::from_str(&text).unwrap();
             let found: Vec<_> = told["rows"].as_array().unwrap().iter().map(|row| row["user"].as_str().unwrap()).collect();
             assert_eq!(found, users, "{text}");
-            assert_eq!(told["since"], "2026-11-23T06:30:02Z");
+            assert_eq!(told["since"], "2026-11-23T06:30:02.000000Z");
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
-    clock::{Clock, Moment, SystemClock},
+    clock::Moment,
     rollup::{Key, Rollup, Second, Seen, address},
     schema::Summary,
     slot::Slot,
@@ -57,8 +57,11 @@ struct State {
 impl Audit {
     /// Starts the thread; `None` where no roll-up is to be kept. The directory is not touched before there is something to keep.
     pub(super) fn start(directory: &Path, transcript: &Transcript) -> Result<Option<Self>, StoreError> {
-        let Some(now) = second(OffsetDateTime::now_utc()).filter(|_| transcript.audit_rows > 0) else { return Ok(None) };
-        let state = State { rollup: Rollup::new(transcript.audit_rows, now), changed: false, closed: false };
+        if transcript.audit_rows == 0 {
+            return Ok(None);
+        }
+        let now = stamp(OffsetDateTime::now_utc());
+        let state = State { rollup: Rollup::new(transcript.audit_rows, &now), changed: false, closed: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let keeper = Keeper {
             directory: directory.to_owned(),
@@ -122,8 +125,9 @@ fn row(summary: &Summary) -> Option<(Key, Seen)> {
     Some((key, Seen::once(start)))
 }
 
-fn second(wall: OffsetDateTime) -> Option<Second> {
-    Second::of(&Moment { wall, ..SystemClock::new().now() }.stamp())
+/// The transcript's form of a time.
+fn stamp(wall: OffsetDateTime) -> String {
+    Moment { wall, steady: Duration::ZERO }.stamp()
 }
 
 /// The thread's.
@@ -155,7 +159,7 @@ impl Keeper {
 
     /// Removes what is too old, and writes the file anew where anything changed.
     fn expire_and_save(&mut self, now: OffsetDateTime) -> io::Result<()> {
-        let before = self.keep.try_into().ok().and_then(|keep| now.checked_sub(keep)).and_then(second);
+        let before = self.keep.try_into().ok().and_then(|keep| now.checked_sub(keep)).and_then(|then| Second::of(&stamp(then)));
         {
             let mut state = self.shared.lock();
             state.changed |= before.is_some_and(|before| state.rollup.expire(before));
@@ -170,7 +174,7 @@ impl Keeper {
             if let Some(before) = before {
                 state.rollup.expire(before);
             }
-            (*state.rollup.reach(), state.rollup.rows())
+            (state.rollup.reach().clone(), state.rollup.rows())
         };
         let saved = self.slot.as_ref().map_or(Ok(()), |slot| slot.save(&reach, &rows));
         saved.inspect_err(|_| self.shared.lock().changed = true)
@@ -205,8 +209,8 @@ impl Keeper {
     }
 
     fn load(&self, slot: &Slot) -> io::Result<Rollup> {
-        let since = self.shared.lock().rollup.reach().since;
-        let mut rollup = Rollup::new(self.limit, since);
+        let since = self.shared.lock().rollup.reach().since.clone();
+        let mut rollup = Rollup::new(self.limit, &since);
         let unreadable = slot.load(&mut rollup)?;
         if unreadable > 0 {
             tracing::warn!(unreadable, directory = %self.directory.display(), "lines of the roll-up of logins could not be read, and are gone");
@@ -238,7 +242,7 @@ mod tests {
     use super::{super::rollup::tests, *};
 
     fn keeper(directory: &Path, limit: usize) -> Keeper {
-        let state = State { rollup: Rollup::new(limit, tests::second(0)), changed: false, closed: false };
+        let state = State { rollup: Rollup::new(limit, tests::SINCE), changed: false, closed: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let keep = Duration::from_secs(60);
         Keeper { directory: directory.to_owned(), limit, keep, shared, slot: None, failing: false, written: None }

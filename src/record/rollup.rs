@@ -23,9 +23,6 @@ pub(crate) struct Second([u8; LENGTH]);
 const LENGTH: usize = "2026-11-23T06:30:00".len();
 
 impl Second {
-    /// A time that nothing comes after.
-    pub(crate) const NEVER: Self = Self(*b"9999-12-31T23:59:59");
-
     /// The second of a time in a transcript; `None` where it is not one.
     pub(crate) fn of(stamp: &str) -> Option<Self> {
         let octets: [u8; LENGTH] = stamp.as_bytes().get(..LENGTH)?.try_into().ok()?;
@@ -54,6 +51,9 @@ impl TryFrom<String> for Second {
         Self::of(&text).ok_or("this is no time in RFC 3339, UTC")
     }
 }
+
+/// A time that nothing comes after.
+pub(crate) const NEVER: &str = "9999-12-31T23:59:59.999999Z";
 
 /// What makes a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -118,12 +118,12 @@ impl Seen {
 }
 
 /// The first line of the file: how far back it reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reach {
     /// [`VERSION`].
     pub(crate) v: u32,
-    /// Sessions that ended before this were not counted.
-    pub(crate) since: Second,
+    /// Sessions that ended before this were not counted: a time of the transcript, to the microsecond.
+    pub(crate) since: String,
     /// Rows that went for want of room.
     #[serde(default)]
     pub(crate) dropped: u64,
@@ -137,12 +137,14 @@ pub(crate) struct Reach {
 
 impl Reach {
     /// Nothing is counted yet, and nothing is gone.
-    pub(crate) fn from(since: Second) -> Self {
-        Self { v: VERSION, since, dropped: 0, expired: 0, gone_until: None }
+    pub(crate) fn from(since: &str) -> Self {
+        Self { v: VERSION, since: since.to_owned(), dropped: 0, expired: 0, gone_until: None }
     }
 
     fn add(&mut self, other: &Self) {
-        self.since = self.since.min(other.since);
+        if other.since < self.since {
+            self.since.clone_from(&other.since);
+        }
         self.dropped = self.dropped.saturating_add(other.dropped);
         self.expired = self.expired.saturating_add(other.expired);
         self.gone_until = self.gone_until.max(other.gone_until);
@@ -162,7 +164,7 @@ pub(crate) struct Rollup {
 
 impl Rollup {
     /// Without rows, and never with more than `limit` of them.
-    pub(crate) fn new(limit: usize, since: Second) -> Self {
+    pub(crate) fn new(limit: usize, since: &str) -> Self {
         Self { limit, reach: Reach::from(since), rows: HashMap::new(), order: BTreeMap::new(), number: 0 }
     }
 
@@ -222,6 +224,9 @@ impl Rollup {
 pub(crate) mod tests {
     use super::*;
 
+    /// The beginning of [`second`] 0.
+    pub(crate) const SINCE: &str = "2026-11-23T06:00:00.000000Z";
+
     pub(crate) fn second(number: u32) -> Second {
         Second::of(&format!("2026-11-23T06:{:02}:{:02}.123456Z", number / 60, number % 60)).unwrap()
     }
@@ -256,7 +261,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_row_that_was_seen_last_longest_ago_goes() {
-        let mut rollup = Rollup::new(2, second(0));
+        let mut rollup = Rollup::new(2, SINCE);
         for (user, at) in [("anna", 1), ("bob", 2), ("anna", 3), ("carol", 4)] {
             rollup.add(key(user), Seen::once(second(at)));
         }
@@ -270,7 +275,7 @@ pub(crate) mod tests {
 
     #[test]
     fn rows_expire() {
-        let mut rollup = Rollup::new(10, second(0));
+        let mut rollup = Rollup::new(10, SINCE);
         for (user, at) in [("anna", 1), ("bob", 2), ("carol", 2), ("dan", 3)] {
             rollup.add(key(user), Seen::once(second(at)));
         }
@@ -289,7 +294,7 @@ pub(crate) mod tests {
             r#"{"user":"anna","client":"192.0.2.1","client_tls":"TLSv1.3","sessions":1,"first":"2026-11-23T06:00:01Z","last":"2026-11-23T06:00:01Z"}"#
         );
         assert_eq!(serde_json::from_str::<Row<Key>>(&text).unwrap(), row);
-        let reach = Reach { dropped: 3, gone_until: Some(second(9)), ..Reach::from(second(1)) };
+        let reach = Reach { dropped: 3, gone_until: Some(second(9)), ..Reach::from(SINCE) };
         assert_eq!(serde_json::from_str::<Reach>(&serde_json::to_string(&reach).unwrap()).unwrap(), reach);
     }
 }

@@ -138,8 +138,8 @@ fn line(writer: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()
 mod tests {
     use super::{
         super::rollup::{
-            Seen,
-            tests::{key, second},
+            NEVER, Seen,
+            tests::{SINCE, key, second},
         },
         *,
     };
@@ -149,16 +149,16 @@ mod tests {
     }
 
     fn save(slot: &Slot, user: &str) {
-        let mut rollup = Rollup::new(10, second(0));
+        let mut rollup = Rollup::new(10, SINCE);
         assert_eq!(slot.load(&mut rollup).unwrap(), 0);
         rollup.add(key(user), Seen::once(second(1)));
         slot.save(rollup.reach(), &rollup.rows()).unwrap();
     }
 
     fn loaded(slot: &Slot) -> Vec<(String, u64)> {
-        let mut rollup = Rollup::new(10, second(5));
+        let mut rollup = Rollup::new(10, NEVER);
         slot.load(&mut rollup).unwrap();
-        assert_eq!(rollup.reach().since, second(0));
+        assert_eq!(rollup.reach().since, SINCE);
         users(&rollup)
     }
 
@@ -199,7 +199,7 @@ mod tests {
         let path = file(folder.path(), 1, "jsonl");
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}torn")).unwrap();
-        let mut rollup = Rollup::new(10, second(5));
+        let mut rollup = Rollup::new(10, NEVER);
         assert_eq!((slot.load(&mut rollup).unwrap(), users(&rollup).len()), (1, 1));
     }
 
