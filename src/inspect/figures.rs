@@ -37,7 +37,7 @@ fn heading(text: &str) -> Line {
 }
 
 fn figure(name: &str, value: &str) -> Line {
-    Line::new(Look::Strong, &format!("{name:20}")).with(Look::Plain, value)
+    Line::new(Look::Strong, &format!("{name:22}")).with(Look::Plain, value)
 }
 
 fn row(number: u64, name: &str) -> Line {

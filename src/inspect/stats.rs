@@ -367,7 +367,7 @@ mod tests {
         ]);
         assert_eq!(sums["verbs"], expected);
         let text = text(&shelf);
-        assert!(text.contains("RETR             100          5    5.0 %      64 µs     128 µs     256 µs\n"), "{text}");
+        assert!(text.contains("RETR              100          5    5.0 %      64 µs     128 µs     256 µs\n"), "{text}");
     }
 
     #[test]
