@@ -1,4 +1,4 @@
-//! Reading transcripts: the live view, `sessions list`, `sessions show` and `sessions stats`.
+//! Reading transcripts: the live view, `sessions list`, `sessions show`, `sessions stats` and `sessions audit`.
 //!
 //! ```text
 //! a record that is passing ── live ──┐
@@ -14,6 +14,7 @@
 //! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
+//! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!

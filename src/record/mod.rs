@@ -2,7 +2,8 @@
 //!
 //! A [`Recorder`] watches one session. It redacts by the kind of each event, measures what passes, and sends [`schema::Record`]s
 //! through one bounded queue to the writer's thread, which appends them to segments and survives whatever the disk does.
-//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
+//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed. A roll-up of who
+//! logged in (`audit`, `rollup`, `slot`) outlives them.
 
 mod archive;
 mod audit;
