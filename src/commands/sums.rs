@@ -15,10 +15,9 @@ const HOURS: Duration = Duration::from_secs(2 * 86_400);
 pub(super) fn stats(args: &StatsArgs) -> Result<(), Failure> {
     let store = config::store(&args.store)?;
     let by = match args.by {
-        Some(By::Day) => Span::Day,
         Some(By::Hour) => Span::Hour,
         None if args.since.is_some_and(|period| period.0 <= HOURS) => Span::Hour,
-        None => Span::Day,
+        Some(By::Day) | None => Span::Day,
     };
     let asked = Summing { since: args.since.map(|period| inspect::ago(period.0)), top: args.top, by };
     Ok(inspect::stats(&store, &asked, View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)

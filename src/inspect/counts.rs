@@ -10,7 +10,7 @@ const KEPT: usize = 20_000;
 /// Counts by name. At most twice [`KEPT`] names are in it; when there are more, the half with the smaller counts is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    counts: HashMap<Box<str>, u64>,
+    names: HashMap<Box<str>, u64>,
     total: u64,
     /// What a name can have been counted less, for having been forgotten.
     short_by: u64,
@@ -20,7 +20,8 @@ pub(super) struct Counts {
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Top {
     /// Largest first, and then by name.
-    pub(super) top: Vec<Named>,
+    #[serde(rename = "top")]
+    pub(super) first: Vec<Named>,
     /// Sessions of all the others together.
     pub(super) others: u64,
     /// How many names there are; `None` where some were forgotten.
@@ -40,33 +41,33 @@ impl Counts {
     /// Counts one more of `name`.
     pub(super) fn add(&mut self, name: &str) {
         self.total += 1;
-        if let Some(count) = self.counts.get_mut(name) {
+        if let Some(count) = self.names.get_mut(name) {
             *count += 1;
             return;
         }
-        if self.counts.len() >= 2 * KEPT {
+        if self.names.len() >= 2 * KEPT {
             self.forget();
         }
-        self.counts.insert(name.into(), 1);
+        self.names.insert(name.into(), 1);
     }
 
     /// The `most` names with the largest counts.
     pub(super) fn top(&self, most: usize) -> Top {
-        let mut names: Vec<_> = self.counts.iter().collect();
+        let mut names: Vec<_> = self.names.iter().collect();
         names.sort_unstable_by(|one, other| other.1.cmp(one.1).then_with(|| one.0.cmp(other.0)));
-        let named = |(name, &sessions): (&Box<str>, &u64)| Named { name: name.clone(), sessions };
-        let top: Vec<_> = names.into_iter().take(most).map(named).collect();
-        let others = self.total - top.iter().map(|named| named.sessions).sum::<u64>();
-        let distinct = (self.short_by == 0).then_some(self.counts.len());
-        Top { top, others, distinct, short_by: self.short_by }
+        let first: Vec<_> =
+            names.into_iter().take(most).map(|(name, &sessions)| Named { name: name.clone(), sessions }).collect();
+        let others = self.total - first.iter().map(|named| named.sessions).sum::<u64>();
+        let distinct = (self.short_by == 0).then_some(self.names.len());
+        Top { first, others, distinct, short_by: self.short_by }
     }
 
     fn forget(&mut self) {
-        let mut counts: Vec<_> = self.counts.values().copied().collect();
+        let mut counts: Vec<_> = self.names.values().copied().collect();
         let (_, &mut least, _) = counts.select_nth_unstable_by(KEPT, |one, other| other.cmp(one));
         // Of those with this very count as many go as must.
         let mut room = KEPT - counts[..KEPT].iter().filter(|&&count| count > least).count();
-        self.counts.retain(|_, count| {
+        self.names.retain(|_, count| {
             let last = *count == least && room > 0;
             room -= usize::from(last);
             *count > least || last
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     fn named(top: &Top) -> Vec<(&str, u64)> {
-        top.top.iter().map(|named| (&*named.name, named.sessions)).collect()
+        top.first.iter().map(|named| (&*named.name, named.sessions)).collect()
     }
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
             if number % 10 == 0 {
                 counts.add("frequent");
             }
-            assert!(counts.counts.len() <= 2 * KEPT);
+            assert!(counts.names.len() <= 2 * KEPT);
         }
         let top = counts.top(1);
         assert_eq!(named(&top), [("frequent", 20_000)]);

@@ -105,13 +105,13 @@ fn latency(end_us: Option<u64>) -> String {
 }
 
 fn names(title: &str, noun: &str, top: &Top) -> Vec<Line> {
-    if top.top.is_empty() {
+    if top.first.is_empty() {
         return Vec::new();
     }
     let mut lines = vec![heading(&format!("{:>10}  {title}", "SESSIONS"))];
-    lines.extend(top.top.iter().map(|named| row(named.sessions, &named.name)));
+    lines.extend(top.first.iter().map(|named| row(named.sessions, &named.name)));
     if top.others > 0 {
-        let more = top.distinct.map(|distinct| (distinct - top.top.len()) as u64);
+        let more = top.distinct.map(|distinct| (distinct - top.first.len()) as u64);
         let others = more
             .map_or_else(|| format!("(more {noun}s than are counted)"), |more| format!("({} more)", human::plural(more, noun)));
         lines.push(Line::new(Look::Dim, &format!("{:>10}  {others}", top.others)));

@@ -242,7 +242,7 @@ impl Sums {
 
     fn told(mut self, top: usize) -> Told {
         self.verbs.sort_by(|one, other| other.count.cmp(&one.count).then(one.keyword.name().cmp(other.keyword.name())));
-        let all = |counts: &Counts| counts.top(usize::MAX).top.into_iter().map(|named| (named.name, named.sessions)).collect();
+        let all = |counts: &Counts| counts.top(usize::MAX).first.into_iter().map(|named| (named.name, named.sessions)).collect();
         Told {
             totals: self.totals,
             users: self.users.top(top),

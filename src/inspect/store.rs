@@ -87,6 +87,10 @@ impl Segment {
     }
 }
 
+fn is_rollup(name: &str) -> bool {
+    name.strip_prefix("audit-").is_some_and(|rest| rest.strip_suffix(".jsonl").is_some())
+}
+
 fn number(part: Option<&str>) -> u64 {
     part.and_then(|part| part.parse().ok()).unwrap_or_default()
 }
@@ -163,7 +167,7 @@ impl<'a> Store<'a> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.directory).map_err(|error| self.unreadable(error))? {
             let name = entry.map_err(|error| self.unreadable(error))?.file_name();
-            names.extend(name.to_str().filter(|name| name.starts_with("audit-") && name.ends_with(".jsonl")).map(str::to_owned));
+            names.extend(name.to_str().filter(|name| is_rollup(name)).map(str::to_owned));
         }
         names.sort();
         let mut rollups = Vec::new();
