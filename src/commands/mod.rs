@@ -8,6 +8,7 @@ mod reload;
 mod rules;
 mod run;
 mod sessions;
+mod sums;
 
 use std::{
     fmt,
@@ -18,7 +19,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, RunArgs, SessionsCommand, StatsArgs},
+    cli::{Cli, Command, ConfigCommand, RunArgs, SessionsCommand},
     config::{self, Loaded},
     inspect,
     telemetry::StartError,
@@ -101,7 +102,8 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Grep(args)) => sessions::grep(&args),
         Command::Sessions(SessionsCommand::Follow(args)) => sessions::follow(&args),
         Command::Sessions(SessionsCommand::Show(args)) => sessions::show(&args),
-        Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
+        Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -123,13 +125,6 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
         )
     })?;
     print(&effective)
-}
-
-fn stats(args: &StatsArgs) -> Result<(), Failure> {
-    let store = config::store(&args.store)?;
-    let since = args.since.map(|period| inspect::ago(period.0));
-    let view = inspect::View::of_stdout(args.json);
-    Ok(inspect::stats(&store, since.as_deref(), view, &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {

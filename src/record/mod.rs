@@ -2,9 +2,11 @@
 //!
 //! A [`Recorder`] watches one session. It redacts by the kind of each event, measures what passes, and sends [`schema::Record`]s
 //! through one bounded queue to the writer's thread, which appends them to segments and survives whatever the disk does.
-//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
+//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed. A roll-up of who
+//! logged in (`audit`, `rollup`, `slot`) outlives them.
 
 mod archive;
+mod audit;
 mod awaited;
 mod clock;
 mod content;
@@ -19,14 +21,17 @@ mod queue;
 mod recorder;
 mod redact;
 mod retention;
+pub(crate) mod rollup;
 pub mod schema;
 mod secrets;
 mod segment;
+mod slot;
 mod store;
 mod summary;
 #[cfg(test)]
 mod tests;
 mod throttle;
+pub(crate) mod verbs;
 mod writer;
 
 pub use recorder::{Full, Recorder};

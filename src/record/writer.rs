@@ -278,6 +278,9 @@ impl Writer {
         }
         self.write_missing(&record);
         self.write(&record);
+        if let (Body::Session(summary), Some(storage)) = (&record.body, &mut self.storage) {
+            storage.count(summary);
+        }
         if let Some(feed) = &mut self.feed {
             feed.show(record);
         }
