@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod export;
 mod rules;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
+pub use export::ExportArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -253,6 +255,12 @@ pub enum SessionsCommand {
     Show(ShowArgs),
     /// Sum up the recorded sessions: logins, errors, and what rules did, or would have done.
     Stats(StatsArgs),
+    /// Write one session for other programs: text, JSON Lines, packets, messages.
+    ///
+    /// Packets hold the client's hop in clear text, with the addresses, ports and times of the session. Secrets, and what was
+    /// not kept, are filled up to their size. Files are readable by their owner alone.
+    #[command(after_help = export::EXAMPLES)]
+    Export(ExportArgs),
 }
 
 /// What `sessions list` takes.

@@ -2,6 +2,7 @@
 
 mod certs;
 mod demo;
+mod export;
 mod probe;
 mod reload;
 mod rules;
@@ -98,6 +99,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Sessions(SessionsCommand::Export(args)) => export::export(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -248,7 +250,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (6, 6), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (7, 7), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

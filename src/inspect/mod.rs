@@ -14,12 +14,14 @@
 //! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
+//! * [`export()`] writes one session for other programs.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
 mod error;
+mod export;
 mod find;
 pub mod human;
 mod kept;
@@ -37,6 +39,7 @@ mod testing;
 mod view;
 
 pub use error::InspectError;
+pub use export::{Export, ExportError, ExportFormat, export};
 pub use list::list;
 pub use live::Terminal;
 pub use show::{Which, each_record, show};

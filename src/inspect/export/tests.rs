@@ -1,0 +1,1 @@
+//! Exports of stores made by hand.
