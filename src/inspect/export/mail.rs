@@ -60,7 +60,13 @@ impl<'a> Messages<'a> {
 }
 
 /// Writes a message into a file of its own, octet for octet.
-pub(super) fn eml(folder: &Path, session: &str, number: u64, force: bool, message: &mut SpooledTempFile) -> Result<(), ExportError> {
+pub(super) fn eml(
+    folder: &Path,
+    session: &str,
+    number: u64,
+    force: bool,
+    message: &mut SpooledTempFile,
+) -> Result<(), ExportError> {
     let mut draft = Draft::new(&folder.join(format!("{session}-{number:04}.eml")), force)?;
     io::copy(message, &mut draft)?;
     draft.publish()

@@ -54,8 +54,7 @@ impl<W: Write> Capture<W> {
     pub(super) fn new(out: W) -> io::Result<Self> {
         let software = format!("poptap {}", env!("CARGO_PKG_VERSION"));
         let comment = "made from a transcript: the conversation is what was recorded, the packets are not";
-        let options =
-            vec![SectionHeaderOption::Comment(comment.into()), SectionHeaderOption::UserApplication(software.into())];
+        let options = vec![SectionHeaderOption::Comment(comment.into()), SectionHeaderOption::UserApplication(software.into())];
         let section = SectionHeaderBlock { options, ..SectionHeaderBlock::default() };
         let mut file = PcapNgWriter::with_section_header(out, section).map_err(unpacked)?;
         let interface = InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: 0, options: vec![NANOSECONDS] };
@@ -185,7 +184,15 @@ pub(super) mod tests {
             flags: "A".to_owned(),
             data: b"+OK\r\n".to_vec(),
         };
-        let opening = Seen { ports: [1110, 50_000], version: 6, sequence: 9, acknowledges: 0, flags: "S".to_owned(), data: Vec::new(), ..first.clone() };
+        let opening = Seen {
+            ports: [1110, 50_000],
+            version: 6,
+            sequence: 9,
+            acknowledges: 0,
+            flags: "S".to_owned(),
+            data: Vec::new(),
+            ..first.clone()
+        };
         assert_eq!(seen, [first, opening]);
     }
 }
