@@ -13,7 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
-pub use export::ExportArgs;
+pub use export::{ExportArgs, ScrubArgs};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -261,6 +261,12 @@ pub enum SessionsCommand {
     /// not kept, are filled up to their size. Files are readable by their owner alone.
     #[command(after_help = export::EXAMPLES)]
     Export(ExportArgs),
+    /// Copy sessions without what names anybody, so that they may be published.
+    ///
+    /// Addresses, names and hosts, words of the server's and everything of messages are replaced, the same by the same; sizes,
+    /// numbers, times, status, response codes and words of the protocol stay. So do the names and tags of rules.
+    #[command(after_help = export::SCRUB_EXAMPLES)]
+    Scrub(ScrubArgs),
 }
 
 /// What `sessions list` takes.

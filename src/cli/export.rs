@@ -1,4 +1,4 @@
-//! What `sessions export` takes.
+//! What `sessions export` and `sessions scrub` take.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,12 @@ Examples:
   poptap sessions export 7k2m --format mbox --output session.mbox
       the messages, where the transcript was made with `--content full`";
 
+pub(super) const SCRUB_EXAMPLES: &str = "\
+Examples:
+  poptap sessions scrub 7k2m --output ./copy
+  poptap sessions show --last --transcript ./copy
+      look through it before you publish it";
+
 /// What `sessions export` takes.
 #[derive(Args, Clone, Debug)]
 pub struct ExportArgs {
@@ -31,6 +37,26 @@ pub struct ExportArgs {
     /// The file, or with `eml` the directory [default: standard output; with `eml` the current directory].
     #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
+    /// Replace files that exist.
+    #[arg(long)]
+    pub force: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// What `sessions scrub` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ScrubArgs {
+    /// The sessions' ids, or the beginnings of them.
+    #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]
+    pub ids: Vec<String>,
+    /// The session that ended last.
+    #[arg(long)]
+    pub last: bool,
+    /// Where to: a directory that becomes a store of its own, or a file whose name ends in `.jsonl`.
+    #[arg(short, long, value_name = "DIR|FILE")]
+    pub output: PathBuf,
     /// Replace files that exist.
     #[arg(long)]
     pub force: bool,

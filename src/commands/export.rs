@@ -1,12 +1,12 @@
-//! `poptap sessions export`.
+//! `poptap sessions export` and `sessions scrub`.
 
 use std::io::{self, BufWriter, IsTerminal as _};
 
 use super::{Failure, exit};
 use crate::{
-    cli::ExportArgs,
+    cli::{ExportArgs, ScrubArgs},
     config,
-    inspect::{self, Export, ExportError, ExportFormat, Which},
+    inspect::{self, Export, ExportError, ExportFormat, Scrub, Which},
 };
 
 /// Exports one session.
@@ -20,6 +20,16 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     }
     let export = Export { directory: &directory, which: &which, format, output, force: args.force };
     Ok(inspect::export(&export, &mut BufWriter::new(stdout.lock()), &mut io::stderr().lock())?)
+}
+
+/// Copies sessions without what names anybody, and prints the files' names.
+pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
+    let directory = config::store(&args.store)?;
+    let ids = args.ids.iter().cloned().map(Which::Id);
+    let which: Vec<_> = if args.last { vec![Which::Last] } else { ids.collect() };
+    let scrub = Scrub { directory: &directory, which: &which, output: &args.output, force: args.force };
+    let files = inspect::scrub(&scrub, &mut io::stderr().lock())?;
+    super::print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())
 }
 
 impl From<ExportError> for Failure {

@@ -100,6 +100,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
         Command::Sessions(SessionsCommand::Export(args)) => export::export(&args),
+        Command::Sessions(SessionsCommand::Scrub(args)) => export::scrub(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -250,7 +251,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (7, 7), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (8, 8), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

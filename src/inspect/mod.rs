@@ -14,7 +14,7 @@
 //! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
-//! * [`export()`] writes one session for other programs.
+//! * [`export()`] writes one session for other programs, [`scrub()`] copies sessions without what names anybody.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
@@ -31,6 +31,7 @@ mod live;
 mod paint;
 mod pairing;
 mod render;
+mod scrub;
 mod show;
 mod stats;
 mod store;
@@ -42,6 +43,7 @@ pub use error::InspectError;
 pub use export::{Export, ExportError, ExportFormat, export};
 pub use list::list;
 pub use live::Terminal;
+pub use scrub::{Scrub, scrub};
 pub use show::{Which, each_record, show};
 pub use stats::stats;
 pub use store::ago;

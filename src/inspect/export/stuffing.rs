@@ -91,7 +91,7 @@ mod tests {
             assert!(!stuffed.at_line_start());
             assert_eq!(wire, b"..\r\n...a\r\nb.\r\n\r\n..c\n..\nd", "{size}");
             wire.extend(b"\r\n.\r\n");
-            let (mut body, mut read, mut rest) = (Body::new(false), Vec::new(), &wire[..]);
+            let (mut body, mut read, mut rest) = (Body::new(false), Vec::<u8>::new(), &wire[..]);
             while !rest.is_empty() {
                 let step = body.step(rest);
                 read.extend(step.content);

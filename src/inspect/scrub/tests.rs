@@ -1,0 +1,1 @@
+//! Copies of stores made by hand.
