@@ -163,7 +163,7 @@ fn listings_are_there_as_far_as_they_are_known() {
         spoken(&shelf(&[line("s1", 1, &body)])).0[0][1].clone()
     };
     assert_eq!(listing(2, 13, r#"["TOP","UID"]"#), "TOP\r\nUID\r\n.\r\n");
-    assert_eq!(listing(3, 23, r#"["TOP","[withheld]","X"]"#), "TOP\r\nxxxxx\r\nxxxxxx\r\n.\r\n");
+    assert_eq!(listing(3, 23, r#"["TOP","[withheld]","X"]"#), "TOP\r\nxxxxxx\r\nxxxxx\r\n.\r\n");
 }
 
 #[test]
