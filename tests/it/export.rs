@@ -57,7 +57,7 @@ fn a_session_is_exported_in_every_form() {
         let words = ["export", "--last", "--format", format, "--output", place.to_str().unwrap()];
         let exported = sessions(store.path(), &words);
         assert!(exported.status.success() && exported.stdout.is_empty(), "{format}: {}", text(&exported.stderr));
-        let file = if format == "eml" { fs::read_dir(&place).unwrap().next().unwrap().unwrap().path() } else { place };
+        let file = if format == "eml" { fs::read_dir(&place).unwrap().next().unwrap().unwrap().path() } else { place.clone() };
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{format}");
         let before = fs::read(&file).unwrap();
         let again = sessions(store.path(), &words);
@@ -80,9 +80,8 @@ fn a_scrubbed_copy_names_nobody_and_is_shown() {
     assert_eq!(files.lines().count(), 2);
     for file in files.lines() {
         let written = fs::read_to_string(file).unwrap();
-        for name in ["tim", "127.0.0.1", "ready", "mail", SECRET] {
-            let quoted = written.contains(&format!("\"{name}")) || written.contains(&format!(" {name}"));
-            assert!(!quoted, "{name} in {written}");
+        for name in ["\"tim\"", " tim", "127.0.0.1", "ready", "mail", SECRET] {
+            assert!(!written.contains(name), "{name} in {written}");
         }
     }
     let shown = text(&sessions(&copy, &["show", "--last"]).stdout);

@@ -84,8 +84,9 @@ fn wireshark_shows_every_command_and_puts_every_message_together() {
         let wrong = "_ws.malformed || tcp.checksum.status == 0 || (tcp.analysis.flags && !tcp.analysis.reused_ports)";
         assert_eq!(tshark(&capture, listener, &["-o", "tcp.check_checksum:TRUE", "-Y", wrong]), [""; 0], "{what}");
         // Every message, and what TOP gave.
-        let put_together = tshark(&capture, listener, &["-Y", "imf"]).len();
-        assert_eq!(put_together, messages.len() + 1, "{what}");
+        let put_together = tshark(&capture, listener, &["-Y", "imf"]);
+        if std::env::var_os("KEEP").is_some() { fs::copy(&capture, format!("/tmp/export-{content}.pcapng")).unwrap(); fs::write("/tmp/export-port", listener.port().to_string()).unwrap(); }
+        assert_eq!(put_together.len(), messages.len() + 1, "{what}: {put_together:#?}");
 
         let connection = usize::from(mode == Mode::Stls);
         let stream = followed(&capture, listener, connection);

@@ -94,10 +94,10 @@ fn a_whole_message_is_stuffed_again() {
 fn what_was_not_kept_is_filled_up_to_its_size() {
     let size = KEPT.len();
     for (kept, expected) in [
-        (&[][..], "xxxxxxxx\r\nxxxxxxxx\r\nxxxxxx\r\nxxxxx\r\n.\r\n".to_owned()),
+        (&[][..], "xxxxxx\r\nxxxxxx\r\nxxxxxx\r\nxxxxx\r\n.\r\n".to_owned()),
         (&[(0, 14)], format!("{}xxxxxxx\r\nxxxxxx\r\n.\r\n", &KEPT[..14])),
         // The side file is shorter than that.
-        (&[(0, 14), (29, 9)], format!("{}\nxxxxxxx\r\nxxxxx\r\n.\r\n", &KEPT[..14])),
+        (&[(0, 14), (29, 9)], format!("{}\nxxxxxxxxxxxxxx\r\n.\r\n", &KEPT[..14])),
     ] {
         let events = [retrieved(1, size + 4, kept, r#""complete":true"#)];
         let (said, _, err) = spoken(&shelf(&events));
