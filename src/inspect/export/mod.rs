@@ -133,6 +133,7 @@ fn write(export: &Export<'_>, out: &mut dyn Write, err: &mut dyn Write) -> Resul
 fn pcapng(export: &Export<'_>, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), ExportError> {
     let mut wire = Wire::new(export.directory, &mut *out);
     each(export, err, |record| Ok(wire.record(record)?))?;
+    wire.finish()?;
     let losses = wire.losses();
     out.flush()?;
     Ok(report(losses, err)?)

@@ -47,6 +47,8 @@ pub(super) struct Wire<'a, W: Write> {
     own: BTreeSet<u64>,
     /// Octets of each peer's so far, by the record; nothing before its first line.
     position: [Option<u64>; 2],
+    /// When a status line was written that waits for its listing.
+    held: Option<Duration>,
     closed: bool,
     losses: Losses,
 }
@@ -61,6 +63,7 @@ impl<'a, W: Write> Wire<'a, W> {
             start: Duration::ZERO,
             own: BTreeSet::new(),
             position: [None; 2],
+            held: None,
             closed: false,
             losses: Losses::default(),
         }
@@ -71,6 +74,14 @@ impl<'a, W: Write> Wire<'a, W> {
         self.losses
     }
 
+    /// The record is over.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        match (self.held.take(), &mut self.tcp) {
+            (Some(_), Some(tcp)) => tcp.over(),
+            _ => Ok(()),
+        }
+    }
+
     /// Goes on with the next record.
     pub(super) fn record(&mut self, record: &Record) -> io::Result<()> {
         if self.tcp.is_none() {
@@ -78,6 +89,10 @@ impl<'a, W: Write> Wire<'a, W> {
         }
         let at = self.start + Duration::from_micros(record.at_us);
         if let Some(tcp) = &mut self.tcp {
+            // A listing that came with its status line is a packet with it: Wireshark takes one that stands alone for a message.
+            if self.held.take().is_some_and(|held| held != at || !matches!(record.body, Body::Content(_))) {
+                tcp.over()?;
+            }
             tcp.at(at);
         }
         match &record.body {
@@ -88,7 +103,7 @@ impl<'a, W: Write> Wire<'a, W> {
             }
             Body::Command(command) => self.line(Peer::Client, &command.line, ""),
             Body::Sasl(sasl) => self.sasl(sasl),
-            Body::Reply(reply) => self.reply(reply),
+            Body::Reply(reply) => self.reply(reply, at),
             Body::Content(content) => self.content(content),
             Body::ClientData(data) => self.client_data(data.octets, data.complete),
             Body::Unsolicited(unsolicited) => self.server_line(&unsolicited.line, unsolicited.status),
@@ -122,12 +137,24 @@ impl<'a, W: Write> Wire<'a, W> {
         tcp.connect()
     }
 
-    fn reply(&mut self, reply: &Reply) -> io::Result<()> {
+    fn reply(&mut self, reply: &Reply, at: Duration) -> io::Result<()> {
         if self.own.contains(&reply.n) {
             self.pass(Peer::Upstream, &reply.line);
             return Ok(());
         }
-        if reply.local { self.local(reply) } else { self.server_line(&reply.line, reply.status) }
+        if reply.local {
+            return self.local(reply);
+        }
+        let status = status_word(&reply.line, reply.status);
+        self.pass(Peer::Upstream, &reply.line);
+        let Some(tcp) = &mut self.tcp else { return Ok(()) };
+        tcp.turn(Peer::Upstream);
+        write_line(&reply.line, status, tcp)?;
+        if reply.multi_line && !matches!(reply.keyword.as_str(), "RETR" | "TOP") {
+            self.held = Some(at);
+            return Ok(());
+        }
+        tcp.over()
     }
 
     /// A reply of poptap's own. Of several lines only the first is recorded.
