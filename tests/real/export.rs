@@ -106,9 +106,8 @@ fn wireshark_shows_every_command_and_puts_every_message_together() {
         let connection = usize::from(mode == Mode::Stls);
         let stream = followed(&capture, listener, connection);
         assert!(!stream.contains(&hexadecimal(PASSWORD.as_bytes())), "{what}");
-        for message in &messages {
-            assert_eq!(stream.contains(&hexadecimal(message)), content == "full", "{what}");
-        }
+        let all = messages.iter().all(|message| stream.contains(&hexadecimal(message)));
+        assert_eq!(all, content == "full", "{what}");
         assert!(stream.len() > 2 * messages.iter().map(Vec::len).sum::<usize>(), "{what}");
         let streams: BTreeSet<_> = field(&capture, listener, "tcp.stream").into_iter().collect();
         assert_eq!(streams.len(), connection + 1, "{what}");
