@@ -29,7 +29,8 @@ pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
     let which: Vec<_> = if args.last { vec![Which::Last] } else { ids.collect() };
     let scrub = Scrub { directory: &directory, which: &which, output: &args.output, force: args.force };
     let files = inspect::scrub(&scrub, &mut io::stderr().lock())?;
-    super::print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())
+    let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    super::print(&format!("{}\n", names.join("\n")))
 }
 
 impl From<ExportError> for Failure {

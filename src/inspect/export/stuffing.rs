@@ -9,7 +9,7 @@ pub(super) struct Stuffed<'a, W: Write> {
     out: &'a mut W,
     at_line_start: bool,
     taken: u64,
-    stuffed: u64,
+    dots: u64,
     lines: u64,
     failed: bool,
 }
@@ -17,7 +17,7 @@ pub(super) struct Stuffed<'a, W: Write> {
 impl<'a, W: Write> Stuffed<'a, W> {
     /// At the start of a line.
     pub(super) fn new(out: &'a mut W) -> Self {
-        Self { out, at_line_start: true, taken: 0, stuffed: 0, lines: 0, failed: false }
+        Self { out, at_line_start: true, taken: 0, dots: 0, lines: 0, failed: false }
     }
 
     /// Octets that came.
@@ -27,7 +27,7 @@ impl<'a, W: Write> Stuffed<'a, W> {
 
     /// Octets that went on.
     pub(super) fn written(&self) -> u64 {
-        self.taken + self.stuffed
+        self.taken + self.dots
     }
 
     /// Lines that ended.
@@ -55,7 +55,7 @@ impl<W: Write> Write for Stuffed<'_, W> {
         let Some(&first) = octets.first() else { return Ok(0) };
         if self.at_line_start && first == b'.' {
             self.put(b".")?;
-            self.stuffed += 1;
+            self.dots += 1;
         }
         // Up to where the next line begins with a dot.
         let count = memmem::find(octets, b"\n.").map_or(octets.len(), |at| at + 1);

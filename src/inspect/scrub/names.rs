@@ -22,7 +22,7 @@ pub(super) struct Names {
     made: HashMap<usize, u64>,
     addresses: HashMap<IpAddr, IpAddr>,
     /// Words of names, in small letters: they are never taken for anything else.
-    names: HashSet<Vec<u8>>,
+    known: HashSet<Vec<u8>>,
 }
 
 impl Names {
@@ -30,14 +30,14 @@ impl Names {
     pub(super) fn learn(&mut self, name: &[u8]) {
         for (word, is_word) in pieces(name) {
             if is_word && (word.len() >= TELLING || !word.iter().all(u8::is_ascii_digit)) {
-                self.names.insert(word.to_ascii_lowercase());
+                self.known.insert(word.to_ascii_lowercase());
             }
         }
     }
 
     /// Whether this is a word of a name.
     pub(super) fn is_name(&self, word: &[u8]) -> bool {
-        self.names.contains(&word.to_ascii_lowercase())
+        self.known.contains(&word.to_ascii_lowercase())
     }
 
     /// Replaces every word.

@@ -18,7 +18,9 @@ const SESSIONS: &str = "sessions-20261123T063000Z-100-1.jsonl";
 fn copied(lines: &[Value]) -> Vec<String> {
     let records: Vec<Record> = lines.iter().map(|line| serde_json::from_value(line.clone()).unwrap()).collect();
     let mut names = Names::default();
-    records.iter().for_each(|record| learn(record, &mut names));
+    for record in &records {
+        learn(record, &mut names);
+    }
     records.into_iter().map(|record| serde_json::to_string(&record_without(record, &mut names)).unwrap()).collect()
 }
 

@@ -56,7 +56,7 @@ pub(super) fn name(text: &str, names: &mut Names) -> String {
 /// A command line: its keyword stays, numbers where the command takes any, and SASL mechanisms.
 pub(super) fn command(text: &str, names: &mut Names) -> String {
     with_octets(text, |octets| {
-        let end = octets.iter().position(|octet| octet.is_ascii_whitespace()).unwrap_or(octets.len());
+        let end = octets.iter().position(u8::is_ascii_whitespace).unwrap_or(octets.len());
         let (word, rest) = octets.split_at(end);
         let keyword = Keyword::parse(word);
         let mut line = if keyword == Keyword::Unknown { names.name(word) } else { word.to_owned() };
@@ -68,7 +68,7 @@ pub(super) fn command(text: &str, names: &mut Names) -> String {
 fn arguments(keyword: Keyword, rest: &[u8], names: &mut Names) -> Vec<u8> {
     use Keyword::{Auth, Dele, List, Retr, Top, Uidl};
     match keyword {
-        Dele | List | Retr | Top | Uidl => tokens(rest, names, |names, token| is_number(names, token)),
+        Dele | List | Retr | Top | Uidl => tokens(rest, names, is_number),
         Auth => tokens(rest, names, |_, token| identity::mechanism(token).is_some()),
         _ => names.name(rest),
     }
@@ -105,7 +105,7 @@ pub(super) fn sentence(text: &str, names: &mut Names) -> String {
             let decimal = token.iter().all(|octet| octet.is_ascii_digit() || *octet == b'.') && token.len() <= NUMBER;
             let known = POPTAP.contains(&*lower(token)) && !names.is_name(token);
             known
-                || decimal && token.iter().filter(|octet| **octet == b'.').count() < 2 && is_no_name(names, token)
+                || decimal && memchr::memchr_iter(b'.', token).count() < 2 && is_no_name(names, token)
                 || is_of_the_protocol(names, token)
         })
     })
