@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod export;
 mod rules;
 mod sessions;
 mod sums;
@@ -13,6 +14,7 @@ use crate::config::{
     ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
+pub use export::{ExportArgs, ScrubArgs};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
 pub use sums::{AuditArgs, By, StatsArgs};
@@ -264,6 +266,18 @@ pub enum SessionsCommand {
     ///
     /// Kept for longer than the sessions themselves, in a roll-up beside them; it says how far back it reaches.
     Audit(AuditArgs),
+    /// Write one session for other programs: text, JSON Lines, packets, messages.
+    ///
+    /// Packets hold the client's hop in clear text, with the addresses, ports and times of the session. Secrets, and what was
+    /// not kept, are filled up to their size. Files are readable by their owner alone.
+    #[command(after_help = export::EXAMPLES)]
+    Export(ExportArgs),
+    /// Copy sessions without what names anybody, so that they may be published.
+    ///
+    /// Addresses, names and hosts, words of the server's and everything of messages are replaced, the same by the same; sizes,
+    /// numbers, times, status, response codes and words of the protocol stay. So do the names and tags of rules.
+    #[command(after_help = export::SCRUB_EXAMPLES)]
+    Scrub(ScrubArgs),
 }
 
 /// Which transcript store is read: found as `run` finds it.

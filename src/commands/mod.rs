@@ -2,6 +2,7 @@
 
 mod certs;
 mod demo;
+mod export;
 mod pager;
 mod probe;
 mod reload;
@@ -104,6 +105,8 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Show(args)) => sessions::show(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
         Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
+        Command::Sessions(SessionsCommand::Export(args)) => export::export(&args),
+        Command::Sessions(SessionsCommand::Scrub(args)) => export::scrub(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -236,7 +239,15 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (8, 8), "no example is filled");
+        let blocks = blocks(&Cli::command());
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (blocks, blocks), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
+    }
+
+    /// Examples and lists of exit codes in the help of a command and those below it.
+    fn blocks(command: &clap::Command) -> usize {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let own = help.lines().filter(|line| matches!(*line, "Examples:" | "Exit codes:")).count();
+        own + command.get_subcommands().map(blocks).sum::<usize>()
     }
 }

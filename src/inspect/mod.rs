@@ -17,6 +17,7 @@
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
 //! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
+//! * [`export()`] writes one session for other programs, [`scrub()`] copies sessions without what names anybody.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
@@ -28,6 +29,7 @@ mod counts;
 mod error;
 mod figures;
 pub mod filter;
+mod export;
 mod find;
 mod follow;
 mod grep;
@@ -42,6 +44,7 @@ mod pairing;
 mod progress;
 mod render;
 mod search;
+mod scrub;
 mod show;
 mod stats;
 mod store;
@@ -56,7 +59,9 @@ pub use error::InspectError;
 pub use follow::follow;
 pub use grep::{count, grep};
 pub use list::{Selection, list};
+pub use export::{Export, ExportError, ExportFormat, export};
 pub use live::Terminal;
+pub use scrub::{Scrub, scrub};
 pub use show::{Which, each_record, show};
 pub use stats::{Span, Summing, stats};
 pub use store::ago;

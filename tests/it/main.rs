@@ -13,6 +13,7 @@ mod binary;
 mod certs;
 mod dialogues;
 mod endurance;
+mod export;
 mod hostile;
 mod log;
 mod logins;

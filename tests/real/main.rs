@@ -17,6 +17,7 @@ mod certs;
 mod client_certificates;
 mod deletions;
 mod evasions;
+mod export;
 mod fail2ban;
 mod fetch;
 mod harness;
