@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod replay;
 mod rules;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
+pub use replay::DiffArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -251,6 +253,8 @@ pub enum SessionsCommand {
     List(ListArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
+    /// Compare two sessions, command by command. The exit code is that of diff: 0 no difference, 1 some, more is trouble.
+    Diff(DiffArgs),
     /// Sum up the recorded sessions: logins, errors, and what rules did, or would have done.
     Stats(StatsArgs),
 }

@@ -2,6 +2,7 @@
 
 mod certs;
 mod demo;
+mod diff;
 mod probe;
 mod reload;
 mod rules;
@@ -97,6 +98,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Probe(args) => probe::probe(&args),
         Command::Sessions(SessionsCommand::List(args)) => list(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
+        Command::Sessions(SessionsCommand::Diff(args)) => diff::diff(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),

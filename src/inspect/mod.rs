@@ -14,11 +14,13 @@
 //! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
+//! * [`diff()`] compares two sessions.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
+mod diff;
 mod error;
 mod find;
 pub mod human;
@@ -36,7 +38,9 @@ mod store;
 mod testing;
 mod view;
 
+pub use diff::{Comparison, Timing, diff};
 pub use error::InspectError;
+pub(crate) use kept::Kept;
 pub use list::list;
 pub use live::Terminal;
 pub use show::{Which, each_record, show};

@@ -36,7 +36,8 @@ impl Conversation {
     }
 }
 
-fn body(session: &str, body: &Body, number: Option<u64>) -> Vec<Line> {
+/// The lines of what a record says, without its time.
+pub(super) fn body(session: &str, body: &Body, number: Option<u64>) -> Vec<Line> {
     match body {
         Body::Opened(opened) => self::opened(session, opened),
         Body::Tls(tls) => vec![self::tls(tls)],
