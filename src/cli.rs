@@ -13,7 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
-pub use replay::DiffArgs;
+pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -104,6 +104,11 @@ pub enum Command {
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Play the server's side of a recorded session, so that what a client did wrong is seen again without the mailbox.
+    ///
+    /// Each command gets the answer that was recorded to it, whoever logs in; what was not recorded is refused. Messages are
+    /// those that were kept, or are made up at their recorded size.
+    Replay(ReplayArgs),
     /// Try out rules.
     #[command(subcommand)]
     Rules(RulesCommand),

@@ -1,9 +1,12 @@
 //! What `sessions diff` and `replay` take.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::StoreArgs;
-use crate::inspect::Timing;
+use crate::{
+    config::{Argument, ListenAddress, Period},
+    inspect::Timing,
+};
 
 /// What `sessions diff` takes.
 #[derive(Args, Clone, Debug)]
@@ -36,4 +39,49 @@ fn timing(text: &str) -> Result<Timing, String> {
         Ok(percent) => Ok(Timing::Counts(percent)),
         Err(_) => Err("it is a number of per cent, such as 50, or `none`".to_owned()),
     }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  poptap replay --as-server 7k2
+      plays what the server said in this session to whoever connects to 127.0.0.1:1110, until Ctrl-C
+  poptap replay --as-server --last --listen 0 --timing fast --once
+      plays the last session once, as fast as it can, on a port that the system chooses";
+
+/// What `replay` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct ReplayArgs {
+    /// Play the server's side of this session: its id, or the beginning of it.
+    #[arg(long, value_name = "SESSION", num_args = 0..=1, required = true)]
+    #[allow(clippy::option_option, reason = "clap's way to say that the value may be left out")]
+    pub as_server: Option<Option<String>>,
+    /// The session that was opened last, in place of an id.
+    #[arg(long)]
+    pub last: bool,
+    /// Where to listen: `ADDR:PORT` or `PORT`, on loopback only. Port 0 lets the system choose; the choice is printed.
+    #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenAddress>::new(), default_value = "127.0.0.1:1110")]
+    pub listen: ListenAddress,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How fast: each answer as late as it was recorded, or at once.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub timing: ReplayTiming,
+    /// The longest wait before an answer, with the timing as recorded.
+    #[arg(long, value_name = "PERIOD", value_parser = Argument::<Period>::new(), default_value = "30s")]
+    pub max_delay: Period,
+    /// End when the first client has left.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// How fast a session is played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReplayTiming {
+    /// As it was.
+    #[default]
+    Recorded,
+    /// Without waiting.
+    Fast,
 }

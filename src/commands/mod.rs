@@ -5,6 +5,7 @@ mod demo;
 mod diff;
 mod probe;
 mod reload;
+mod replay;
 mod rules;
 mod run;
 
@@ -100,6 +101,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Sessions(SessionsCommand::Diff(args)) => diff::diff(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Replay(args) => replay::replay(&args, cli.verbosity),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
