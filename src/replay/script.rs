@@ -25,8 +25,6 @@ pub struct Script {
     /// The server went by itself behind the last exchange.
     server_went: bool,
     places: HashMap<u64, usize>,
-    sizes: HashMap<u64, u64>,
-    has_opened: bool,
     is_over: bool,
     /// When the client spoke last, in microseconds since the session was opened.
     spoke_us: u64,
@@ -81,7 +79,6 @@ impl Script {
     pub fn take(&mut self, record: Record) {
         let at_us = record.at_us;
         match record.body {
-            Body::Opened(_) => self.has_opened = true,
             Body::Greeting(greeting) => self.greeting(&greeting, at_us),
             _ if self.is_over => {}
             Body::Command(command) if command.own || self.exchanges.len() >= MOST => {}

@@ -22,6 +22,7 @@ mod readme;
 mod recipes;
 mod relay;
 mod reload;
+mod replay;
 mod rules;
 mod support;
 mod tls;
