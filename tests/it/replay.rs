@@ -178,7 +178,7 @@ fn a_client_gets_the_octets_that_it_got_then() {
 #[test]
 fn what_was_not_kept_has_the_size_that_it_had() {
     let store = Store::new();
-    for (content, begins) in [("none", "+OK 47 octets\r\nsynthetic"), ("headers", "+OK 47 octets\r\nSubject: dots\r\n\r\n")] {
+    for (content, begins) in [("none", "+OK 47 octets\r\nsynth"), ("headers", "+OK 47 octets\r\nSubject: dots\r\n\r\n")] {
         let (_, got) = store.record(USUAL, content);
         let replay = store.replay(&["--as-server", "--last", "--timing", "recorded", "--max-delay", "1s"]);
         let again = played(replay.address, "RETR 1\r\nQUIT\r\n");
@@ -205,7 +205,8 @@ fn a_replay_survives_its_clients() {
     Client::to(replay.address).reset();
     let mut silent = Client::to(replay.address);
     silent.say(b"\r\n\0\r\n\xff\xfe\r\nRETR 1").0.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(silent.rest(), format!("+OK ready\r\n{}", "-ERR not in this recording\r\n".repeat(3)));
+    // The record withholds what XFOO was, so any unknown command may be it.
+    assert_eq!(silent.rest(), format!("+OK ready\r\n{}", "-ERR unknown\r\n".repeat(3)));
     let mut gone = Client::to(replay.address);
     gone.say(&b"RETR 1\r\n".repeat(100));
     gone.reset();

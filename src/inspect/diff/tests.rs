@@ -35,7 +35,7 @@ fn what_makes_a_difference() {
         ("+OK Logged in.", "-ERR no", "-S: +OK Logged in.  (after 328 ms)", "+S: -ERR no"),
         ("\"size\":34400", "\"size\":34401", "-S: [message: 512 lines, 34400 octets]", "+S: [message: 512 lines, 34401 octets]"),
         ("1a2b3c4d5e6f", "1a2b3c4d5e60", "-S: [sha256 1a2b3c4d5e6f…]", "+S: [sha256 1a2b3c4d5e60…]"),
-        ("TLSv1.3", "TLSv1.2", "-- TLS with", "+-- TLS with"),
+        ("TLSv1.3", "TLSv1.2", "--- TLS with", "+-- TLS with"),
         ("+OK ready", "+OK welcome", "-S: +OK ready", "+S: +OK welcome"),
         ("RETR 1", "RETR 2", "-C: RETR 1", "+C: RETR 2"),
         ("USER bob", "USER eve", "-C: USER bob", "+C: USER eve"),
