@@ -23,7 +23,7 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test, sessions diff), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 

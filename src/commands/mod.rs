@@ -27,7 +27,7 @@ use crate::{
 
 /// Exit codes, as sysexits.h has them.
 pub mod exit {
-    /// Something is not as it was expected to be: said by `rules test`.
+    /// Something is not as it was expected to be: said by `rules test`, and by `sessions diff`.
     pub const DIFFERENT: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
