@@ -78,7 +78,7 @@ fn tell(verbosity: Verbosity) -> Arc<Tell> {
     let tells = verbosity.level() > 0 || verbosity.level() == 0 && io::stderr().is_terminal();
     Arc::new(move |line| {
         if tells {
-            say(line)
+            say(line);
         }
     })
 }

@@ -38,6 +38,9 @@ struct Exchange {
     challenges: Vec<Vec<u8>>,
     has_initial_response: bool,
     was_cancelled: bool,
+    is_multi_line: bool,
+    /// What the client got in the place of the server's status line.
+    edited: Option<Vec<u8>>,
     answer: Option<Answer>,
 }
 
@@ -86,6 +89,7 @@ impl Script {
             Body::Sasl(sasl) => self.sasl(&sasl, at_us),
             Body::Reply(reply) => self.reply(&reply, at_us),
             Body::Content(content) => self.content(content),
+            Body::Decision(decision) if decision.enforced && decision.action == "edit-line" => self.edited(&decision),
             // From here on nobody knows what was said.
             Body::Opaque(_) => self.is_over = true,
             Body::Closed(closed) => self.server_went = closed.by != "client",
@@ -112,6 +116,10 @@ impl Script {
     }
 
     fn greeting(&mut self, greeting: &schema::Greeting, at_us: u64) {
+        // A second one comes from a second connection of poptap's, and no client gets it.
+        if self.greeting.is_some() {
+            return;
+        }
         let refused = greeting.status == StatusWord::Err;
         self.greeting = Some(Answer {
             status: status(greeting.status, &greeting.line),
@@ -119,6 +127,20 @@ impl Script {
             then_close: refused,
             ..Answer::default()
         });
+    }
+
+    /// A line that went on in the place of the server's. Which line of a listing that was, the record does not tell.
+    fn edited(&mut self, decision: &schema::Decision) {
+        let Some(text) = decision.line.as_ref().and_then(|line| unescape(line)) else { return };
+        let line = [&text[..], b"\r\n"].concat();
+        match (decision.n, &mut self.greeting) {
+            (None, Some(greeting)) if self.exchanges.is_empty() => greeting.status = line,
+            (None, _) => {}
+            (Some(n), _) => {
+                let exchange = self.places.get(&n).and_then(|&place| self.exchanges.get_mut(place));
+                exchange.into_iter().for_each(|exchange| exchange.edited = Some(line.clone()));
+            }
+        }
     }
 
     fn command(&mut self, command: &schema::Command, at_us: u64) {
@@ -154,6 +176,7 @@ impl Script {
         // A SASL exchange takes the client's time, too: what counts is its last line.
         let delay_us = reply.latency_us.min(at_us.saturating_sub(self.spoke_us));
         let exchange = &mut self.exchanges[place];
+        exchange.is_multi_line = reply.multi_line;
         let answer = exchange.answer.get_or_insert_default();
         (answer.status, answer.delay_us) = (status(reply.status, &reply.line), delay_us);
     }
@@ -162,36 +185,11 @@ impl Script {
         let Some(&place) = self.places.get(&content.n) else { return };
         let keyword = content.keyword.clone();
         let is_message = matches!(keyword.as_str(), "RETR" | "TOP");
-        let listing = (!is_message).then(|| self.listing(&content));
+        let listing = (!is_message).then(|| listing(&content));
         let Some(answer) = self.exchanges[place].answer.as_mut() else { return };
         answer.then_close = !content.complete;
         answer.listing = listing;
         answer.message = is_message.then(|| Message::of(content));
-    }
-
-    /// The lines that were kept, and where that are not all, numbered ones in the place of the rest.
-    fn listing(&self, content: &schema::Content) -> Vec<u8> {
-        let mut lines: Vec<Vec<u8>> = content.listing.iter().filter_map(|line| unescape(line)).collect();
-        // Nobody offers TLS here.
-        lines.retain(|line| content.keyword != "CAPA" || !line.trim_ascii().eq_ignore_ascii_case(b"STLS"));
-        let kept = content.listing.len() as u64;
-        let number = |line: &Vec<u8>| std::str::from_utf8(line).ok()?.split(' ').next()?.parse::<u64>().ok();
-        let first = lines.last().and_then(number).unwrap_or(0).saturating_add(1);
-        for number in (first..).take(usize::try_from(content.lines.saturating_sub(kept).min(LISTED)).unwrap_or_default()) {
-            lines.push(match content.keyword.as_str() {
-                "LIST" => format!("{number} {}", SIZE).into_bytes(),
-                "UIDL" => format!("{number} replayed-{number}").into_bytes(),
-                _ => b"X-NOT-IN-THIS-RECORDING".to_vec(),
-            });
-        }
-        let mut out = Vec::new();
-        for line in lines {
-            out.extend_from_slice(if line.starts_with(b".") { b"." } else { b"" });
-            out.extend_from_slice(&line);
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(if content.complete { b".\r\n" } else { b"" });
-        out
     }
 }
 
@@ -234,6 +232,9 @@ impl<'a> Cursor<'a> {
             return Found::Unanswered { n: exchange.n, closed: *server_went && is_last };
         };
         let mut answer = answer.clone();
+        if let Some(line) = exchange.edited.as_ref().filter(|_| !exchange.is_multi_line) {
+            answer.status.clone_from(line);
+        }
         answer.then_close |= is_last && (*server_went || exchange.keyword == "QUIT")
             || exchange.keyword == "QUIT" && answer.status.starts_with(b"+OK");
         let is_tls = exchange.keyword == "STLS" && answer.status.starts_with(b"+OK");
@@ -272,6 +273,31 @@ impl<'a> Cursor<'a> {
             _ => line("-ERR not in this recording"),
         }
     }
+}
+
+/// The lines that were kept, and where that are not all, numbered ones in the place of the rest.
+fn listing(content: &schema::Content) -> Vec<u8> {
+    let mut lines: Vec<Vec<u8>> = content.listing.iter().filter_map(|line| unescape(line)).collect();
+    // Nobody offers TLS here.
+    lines.retain(|line| content.keyword != "CAPA" || !line.trim_ascii().eq_ignore_ascii_case(b"STLS"));
+    let kept = content.listing.len() as u64;
+    let number = |line: &Vec<u8>| std::str::from_utf8(line).ok()?.split(' ').next()?.parse::<u64>().ok();
+    let first = lines.last().and_then(number).unwrap_or(0).saturating_add(1);
+    for number in (first..).take(usize::try_from(content.lines.saturating_sub(kept).min(LISTED)).unwrap_or_default()) {
+        lines.push(match content.keyword.as_str() {
+            "LIST" => format!("{number} {SIZE}").into_bytes(),
+            "UIDL" => format!("{number} replayed-{number}").into_bytes(),
+            _ => b"X-NOT-IN-THIS-RECORDING".to_vec(),
+        });
+    }
+    let mut out = Vec::new();
+    for line in lines {
+        out.extend_from_slice(if line.starts_with(b".") { b"." } else { b"" });
+        out.extend_from_slice(&line);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(if content.complete { b".\r\n" } else { b"" });
+    out
 }
 
 /// The challenges now: one more, or one less, where the client sends an initial response that it did not send then.

@@ -130,7 +130,9 @@ impl Side {
         let is_number = matches!(reply.keyword.as_str(), "STAT" | "LIST" | "UIDL" | "LAST") && !reply.multi_line;
         let (n, body) = (reply.n, Body::Reply(Reply { latency_us: 0, ..reply }));
         if is_number {
-            lines(&body).into_iter().for_each(|text| self.push(Some(n), Fact::exactly(text)));
+            for text in lines(&body) {
+                self.push(Some(n), Fact::exactly(text));
+            }
         } else {
             self.said(place, &body);
         }
@@ -146,7 +148,9 @@ impl Side {
         if content.keyword == "CAPA" && !self.exact {
             listing.sort_unstable();
         }
-        listing.into_iter().for_each(|line| self.push(Some(content.n), Fact::exactly(line)));
+        for line in listing {
+            self.push(Some(content.n), Fact::exactly(line));
+        }
         let is_whole = content.listing.len() as u64 == content.lines && content.sha256.is_none() && content.policy.is_none();
         if !is_whole {
             let (what, lines) = (kind(&content.keyword), human::plural(content.lines, "line"));

@@ -197,3 +197,20 @@ fn answers_know_how_late_they_came() {
     let Found::Recorded(1, answer) = Cursor::new(&script).answer(b"NOOP") else { panic!() };
     assert_eq!(answer.delay_us, 2000, "no later than the record's clock says");
 }
+
+#[test]
+fn the_greeting_and_replies_are_those_that_the_client_got() {
+    let greeting = |text: &str| format!(r#""event":"greeting","status":"+OK","text":"{text}","octets":11,"offset":0"#);
+    let edited = |n: &str, line: &str| format!(r#""event":"decision"{n},"action":"edit-line","rule":"r","line":"{line}""#);
+    let script = played(&[
+        greeting("+OK <1@x>"),
+        edited("", "+OK stripped"),
+        command(1, "NOOP"),
+        edited(r#","n":1"#, "+OK other"),
+        reply(1, "NOOP", "+OK this"),
+        greeting("+OK second"),
+        edited("", "+OK third"),
+    ]);
+    assert_eq!(text(&script.greeting_line()), "+OK stripped|");
+    assert_eq!(said(&mut Cursor::new(&script), "NOOP").1, "+OK other|");
+}
