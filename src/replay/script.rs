@@ -1,6 +1,6 @@
 //! What the server said in a recorded session, and which of it answers a command now.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::Message;
 use crate::{
@@ -52,7 +52,7 @@ pub struct Answer {
     /// The status line with its line end.
     pub status: Vec<u8>,
     /// The lines of a listing, dot-stuffed, with the terminator if that came.
-    pub listing: Option<Vec<u8>>,
+    pub listing: Option<Arc<[u8]>>,
     /// A message, or the top of one.
     pub message: Option<Message>,
     /// How long it took, in microseconds.
@@ -137,8 +137,9 @@ impl Script {
             (None, Some(greeting)) if self.exchanges.is_empty() => greeting.status = line,
             (None, _) => {}
             (Some(n), _) => {
-                let exchange = self.places.get(&n).and_then(|&place| self.exchanges.get_mut(place));
-                exchange.into_iter().for_each(|exchange| exchange.edited = Some(line.clone()));
+                if let Some(exchange) = self.places.get(&n).and_then(|&place| self.exchanges.get_mut(place)) {
+                    exchange.edited = Some(line);
+                }
             }
         }
     }
@@ -185,7 +186,7 @@ impl Script {
         let Some(&place) = self.places.get(&content.n) else { return };
         let keyword = content.keyword.clone();
         let is_message = matches!(keyword.as_str(), "RETR" | "TOP");
-        let listing = (!is_message).then(|| listing(&content));
+        let listing = (!is_message).then(|| listing(&content).into());
         let Some(answer) = self.exchanges[place].answer.as_mut() else { return };
         answer.then_close = !content.complete;
         answer.listing = listing;
@@ -356,7 +357,7 @@ fn words(command: &schema::Command) -> impl Iterator<Item = &str> {
 /// Commands with the same key are the same: logins by their way, since the record has no secrets, and anybody may come.
 fn key<'a>(keyword: &'a str, mut arguments: impl Iterator<Item = &'a str>) -> String {
     match keyword {
-        "USER" | "PASS" | "APOP" => keyword.to_owned(),
+        "USER" | "PASS" | "APOP" | "RPOP" | "XCLIENT" | "XOIP" => keyword.to_owned(),
         "AUTH" => format!("AUTH {}", arguments.next().unwrap_or_default().to_ascii_uppercase()),
         _ => [keyword].into_iter().chain(arguments).collect::<Vec<_>>().join(" "),
     }
