@@ -69,7 +69,7 @@ fn side(directory: &Path, which: &Which, comparison: Comparison, err: &mut dyn W
     if side.commands() > MOST {
         return Err(InspectError::TooLong { id: side.id, most: MOST });
     }
-    if side.steps.is_empty() {
+    if side.is_silent() {
         return Err(InspectError::NothingSaid(side.id));
     }
     Ok(side)

@@ -68,6 +68,11 @@ impl Side {
         self.commands
     }
 
+    /// Whether nothing was said in it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.steps.iter().all(|step| step.facts.is_empty())
+    }
+
     /// Digests are compared where both sessions have some.
     pub(super) fn forget_what_one_lacks(sides: &mut [Self; 2]) {
         let has = |side: &Self| side.steps.iter().any(|step| step.facts.iter().any(|fact| fact.is_digest));
@@ -80,10 +85,22 @@ impl Side {
     pub(super) fn take(&mut self, record: Record) {
         self.id = record.session;
         match record.body {
-            Body::Opened(_) => self.start = record.time,
+            Body::Opened(_) => {
+                self.start = record.time;
+                self.last();
+            }
             Body::Session(summary) => self.start = summary.start,
             Body::Command(command) => self.command(command),
             _ if self.commands > MOST => {}
+            // A client may speak before it was greeted.
+            Body::Greeting(greeting) => {
+                self.last();
+                self.said(Some(0), &Body::Greeting(greeting));
+            }
+            Body::Decision(decision) => {
+                let place = decision.n.and_then(|n| self.places.get(&n).copied());
+                self.said(place, &Body::Decision(decision));
+            }
             Body::Sasl(sasl) => {
                 let place = self.places.get(&sasl.auth).copied();
                 if let Some((n, place)) = sasl.n.zip(place) {

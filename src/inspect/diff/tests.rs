@@ -145,3 +145,14 @@ fn a_session_without_end_is_refused() {
     let error = diff(shelf.path(), [&which, &which], Comparison::default(), TEXT, &mut out, &mut err).unwrap_err();
     assert_eq!(error.to_string(), "session aa has more than 1000 commands, and no more are compared");
 }
+
+#[test]
+fn a_greeting_that_came_late_is_still_the_greeting() {
+    let late = |text: String| {
+        let (greeting, rest): (Vec<_>, Vec<_>) = text.split_inclusive('\n').partition(|line| line.contains("\"greeting\""));
+        let (before, after) = rest.split_at(8);
+        [before, &greeting[..], after].concat().concat()
+    };
+    let (same, text) = compared(late, Comparison::default(), false);
+    assert!(same, "{text}");
+}
