@@ -1,6 +1,7 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
 mod export;
+mod replay;
 mod rules;
 mod sessions;
 mod sums;
@@ -15,6 +16,7 @@ use crate::config::{
 };
 
 pub use export::{ExportArgs, ScrubArgs};
+pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
 pub use sums::{AuditArgs, By, StatsArgs};
@@ -26,7 +28,8 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test), nothing found (sessions grep), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test, sessions diff) or nothing found (sessions grep), 64 wrong usage,
+  69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -107,6 +110,11 @@ pub enum Command {
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Play the server's side of a recorded session, so that what a client did wrong is seen again without the mailbox.
+    ///
+    /// Each command gets the answer that was recorded to it, whoever logs in; what was not recorded is refused. Messages are
+    /// those that were kept, or are made up at their recorded size.
+    Replay(ReplayArgs),
     /// Try out rules.
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -260,6 +268,8 @@ pub enum SessionsCommand {
     Follow(FollowArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
+    /// Compare two sessions, command by command. The exit code is that of diff: 0 no difference, 1 some, more is trouble.
+    Diff(DiffArgs),
     /// Sum up the recorded sessions: who, over what, commands and how long they took, and what rules did, or would have done.
     Stats(StatsArgs),
     /// List who logged in, from where and over what: whom to call before plain text is switched off.

@@ -50,6 +50,7 @@
 //! | [`policy`] | the filters: the built-in handling, the user's rules, the shield |
 //! | [`record`], [`inspect`] | the transcript: written, and read |
 //! | [`escape`] | text from strangers, made safe to show |
+//! | [`replay`] | a recorded session's server, played to a client |
 //! | [`probe`] | one look at a server: what it is found to be |
 //! | [`demo`], [`telemetry`] | a sample mailbox; the operational log |
 //!
@@ -69,6 +70,7 @@ pub mod pop3;
 pub mod probe;
 pub mod record;
 pub mod relay;
+pub mod replay;
 pub mod server;
 mod session;
 pub mod tap;

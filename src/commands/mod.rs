@@ -2,10 +2,12 @@
 
 mod certs;
 mod demo;
+mod diff;
 mod export;
 mod pager;
 mod probe;
 mod reload;
+mod replay;
 mod rules;
 mod run;
 mod sessions;
@@ -29,7 +31,7 @@ use crate::{
 
 /// Exit codes, as sysexits.h has them.
 pub mod exit {
-    /// Something is not as it was expected to be: said by `rules test`.
+    /// Something is not as it was expected to be: said by `rules test`, and by `sessions diff`.
     pub const DIFFERENT: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
@@ -103,10 +105,12 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Grep(args)) => sessions::grep(&args),
         Command::Sessions(SessionsCommand::Follow(args)) => sessions::follow(&args),
         Command::Sessions(SessionsCommand::Show(args)) => sessions::show(&args),
+        Command::Sessions(SessionsCommand::Diff(args)) => diff::diff(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
         Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
         Command::Sessions(SessionsCommand::Export(args)) => export::export(&args),
         Command::Sessions(SessionsCommand::Scrub(args)) => export::scrub(&args),
+        Command::Replay(args) => replay::replay(&args, cli.verbosity),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),

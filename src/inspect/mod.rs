@@ -18,6 +18,7 @@
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
 //! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
 //! * [`export()`] writes one session for other programs, [`scrub()`] copies sessions without what names anybody.
+//! * [`diff()`] compares two sessions.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
@@ -26,10 +27,11 @@
 mod audit;
 mod brief;
 mod counts;
+mod diff;
 mod error;
+mod export;
 mod figures;
 pub mod filter;
-mod export;
 mod find;
 mod follow;
 mod grep;
@@ -43,8 +45,8 @@ mod paint;
 mod pairing;
 mod progress;
 mod render;
-mod search;
 mod scrub;
+mod search;
 mod show;
 mod stats;
 mod store;
@@ -55,11 +57,13 @@ mod testing;
 mod view;
 
 pub use audit::{Audited, Form, audit};
+pub use diff::{Comparison, Timing, diff};
 pub use error::InspectError;
+pub use export::{Export, ExportError, ExportFormat, export};
 pub use follow::follow;
 pub use grep::{count, grep};
+pub(crate) use kept::Kept;
 pub use list::{Selection, list};
-pub use export::{Export, ExportError, ExportFormat, export};
 pub use live::Terminal;
 pub use scrub::{Scrub, scrub};
 pub use show::{Which, each_record, show};

@@ -42,7 +42,8 @@ impl Conversation {
     }
 }
 
-fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
+/// The lines of what a record says, without its time.
+pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
     match body {
         Body::Opened(opened) => self::opened(session, opened),
         Body::Tls(tls) => vec![self::tls(tls)],

@@ -23,6 +23,7 @@ mod readme;
 mod recipes;
 mod relay;
 mod reload;
+mod replay;
 mod rules;
 mod sums;
 mod support;

@@ -22,6 +22,8 @@ const DOCUMENTS: &[&str] = &[
     "docs/filters.md",
     "docs/limits.md",
     "docs/policy.md",
+    "docs/probe.md",
+    "docs/replay.md",
     "docs/transcript.md",
     "certs/README.md",
     "packaging/README.md",
@@ -157,7 +159,7 @@ fn urls_have_the_ports_of_the_table() {
 #[test]
 fn links_lead_somewhere() {
     let link = Regex::new(r"\]\(([^)]+)\)").unwrap();
-    for path in DOCUMENTS.into_iter().chain(["CHANGELOG.md"]) {
+    for path in DOCUMENTS.iter().copied().chain(["CHANGELOG.md"]) {
         let document = read(path);
         for found in link.captures_iter(&document).filter(|found| !found[1].contains("://")) {
             let (file, heading) = found[1].split_once('#').unwrap_or((&found[1], ""));

@@ -27,6 +27,7 @@ mod matrix;
 mod pipeline;
 mod questions;
 mod reload;
+mod replay;
 mod shield;
 mod stls;
 mod support;
