@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod anomalies;
 mod rules;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
+pub use anomalies::AnomalyArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -21,7 +23,7 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test, run --exit-on-anomaly), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -176,6 +178,10 @@ pub struct RunArgs {
     /// Let no rule act, and record what each would do.
     #[arg(long, help_heading = "Rules")]
     pub dry_run: bool,
+
+    /// What becomes of anomalies.
+    #[command(flatten)]
+    pub anomalies: AnomalyArgs,
 
     /// The directory for transcripts, or `-` for JSON Lines on standard output.
     ///

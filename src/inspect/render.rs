@@ -218,8 +218,9 @@ fn opaque(opaque: &Opaque) -> Line {
 
 fn anomaly(anomaly: &Anomaly) -> Line {
     let fault = anomaly.fault.map_or_else(String::new, |hop| format!("{}'s fault: ", whom(hop)));
+    let id = &anomaly.id;
     let place = anomaly.offset.map_or_else(String::new, |offset| format!(", at octet {offset}"));
-    alarm(Look::Anomaly, &format!("{fault}{} ({}{place})", anomaly.explanation, anomaly.id))
+    alarm(Look::Anomaly, &format!("{fault}{} ({id}{place}; see docs/anomalies.md#{id})", anomaly.explanation))
 }
 
 fn gap(gap: &Gap) -> Line {

@@ -14,6 +14,8 @@ mod encode;
 mod gap;
 mod lane;
 mod live;
+mod noticed;
+mod oddities;
 mod outbox;
 mod queue;
 mod recorder;
@@ -29,5 +31,6 @@ mod tests;
 mod throttle;
 mod writer;
 
+pub use noticed::Noticed;
 pub use recorder::{Full, Recorder};
 pub use store::{LiveView, Loss, Store, StoreError};

@@ -169,6 +169,7 @@ fn describe(event: &Event<'_>) -> String {
             format!("S reply to {n} {} {status:?} {shape:?} {stage:?} {}", keyword.name(), text(line))
         }
         Event::ReplyEnd { n, octets, complete, .. } => format!("S reply to {n} over: {octets} octets, complete {complete}"),
+        Event::LfDot { n, offset } => format!("S bare-LF dot in the reply to {n} at {offset}"),
         Event::Unsolicited { status, line } => format!("S unsolicited {status:?} {}", text(line)),
         Event::Decision(Decision { n, action, rule, enforced, line, tag }) => {
             let dry = if *enforced { "" } else { " dry" };
