@@ -423,7 +423,7 @@ mod tests {
             ),
             (
                 r#""event":"anomaly","id":"tls-on-plain-port","explanation":"it started TLS on a plain port","fault":"client","offset":0"#,
-                "!! the client's fault: it started TLS on a plain port (tls-on-plain-port, at octet 0)",
+                "!! the client's fault: it started TLS on a plain port (tls-on-plain-port, at octet 0; see docs/anomalies.md#tls-on-plain-port)",
             ),
             (
                 r#""event":"gap","reason":"full","events":12,"client_octets":340,"upstream_octets":20000,"content_octets":5"#,

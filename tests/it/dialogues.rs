@@ -73,7 +73,7 @@ fn rules_in(playbook: &str) -> Option<Arc<Rules>> {
     (!lines.is_empty()).then(|| rules::compiled(&lines.join("\n")))
 }
 
-fn policy(settings: Settings, rules: Option<&Arc<Rules>>, tls: bool) -> Policy {
+pub(crate) fn policy(settings: Settings, rules: Option<&Arc<Rules>>, tls: bool) -> Policy {
     let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "server", tls };
     let caps = Caps { command: 512, sasl: 2048 };
     Policy::new(settings, rules.map(|rules| Terms::of_rules(rules.for_session(&facts), caps)))
@@ -132,7 +132,7 @@ fn shown(octets: &[u8]) -> String {
     text
 }
 
-fn parse(playbook: &str) -> (Settings, Vec<Step>) {
+pub(crate) fn parse(playbook: &str) -> (Settings, Vec<Step>) {
     let (mut settings, mut steps, mut apart) = (Settings::default(), Vec::new(), true);
     for line in playbook.lines() {
         let (mark, text) = line.split_at(line.len().min(2));
