@@ -13,10 +13,11 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
+    "docs/anomalies.md",
     "docs/limits.md",
     "docs/policy.md",
     "docs/transcript.md",
