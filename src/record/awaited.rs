@@ -19,7 +19,7 @@ pub(super) struct Asked {
     /// The number in its argument: the message, for RETR and TOP.
     pub(super) message: Option<u64>,
     /// The same as the server was asked for it.
-    pub(super) asked_for: Option<u64>,
+    pub(super) at_server: Option<u64>,
     /// Whether the server owes a reply to it.
     owed: bool,
 }
@@ -28,7 +28,7 @@ impl Awaited {
     /// Command `n` was sent.
     pub(super) fn ask(&mut self, n: Ordinal, keyword: Keyword, at_us: u64, line: &[u8]) {
         let message = message(keyword, line);
-        self.0.push_back(Asked { n, keyword, at_us, message, asked_for: message, owed: true });
+        self.0.push_back(Asked { n, keyword, at_us, message, at_server: message, owed: true });
     }
 
     /// The server owes no reply to the command that was asked last.
@@ -41,7 +41,7 @@ impl Awaited {
     /// Another line went to the server in place of command `n`.
     pub(super) fn rewritten(&mut self, n: Ordinal, line: &[u8]) {
         if let Some(asked) = self.0.iter_mut().rev().find(|asked| asked.n == n) {
-            asked.asked_for = message(asked.keyword, line);
+            asked.at_server = message(asked.keyword, line);
         }
     }
 
@@ -106,7 +106,7 @@ mod tests {
         awaited.spare();
         awaited.rewritten(2, b"RETR 5");
         assert_eq!(awaited.outstanding(1).map(|asked| asked.n).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(awaited.answered(2).map(|asked| (asked.message, asked.asked_for)), Some((Some(1), Some(5))));
+        assert_eq!(awaited.answered(2).map(|asked| (asked.message, asked.at_server)), Some((Some(1), Some(5))));
         awaited.resolve(4, Keyword::Stat);
         assert_eq!(awaited.outstanding(3).count(), 1);
     }

@@ -236,7 +236,7 @@ impl Recorder {
         let (name, word) = (keyword.name(), status.into());
         self.outbox.reply(encode::Reply { n, keyword: name, status: word, line: &shown, latency_us, multi_line, local: false });
         let asked = (keyword == Keyword::Retr).then(|| self.awaited.answered(n)).flatten();
-        let message = asked.and_then(|asked| asked.asked_for);
+        let message = asked.and_then(|asked| asked.at_server);
         let answer = Answer { n, keyword, status, shape, line, stage, latency_us, message };
         self.oddities.reply(&mut self.outbox, answer);
     }
