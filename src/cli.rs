@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod anomalies;
 mod export;
 mod replay;
 mod rules;
@@ -15,6 +16,7 @@ use crate::config::{
     ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
+pub use anomalies::AnomalyArgs;
 pub use export::{ExportArgs, ScrubArgs};
 pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
@@ -28,8 +30,8 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test, sessions diff) or nothing found (sessions grep), 64 wrong usage,
-  69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test, sessions diff, run --exit-on-anomaly) or nothing found (sessions grep),
+  64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -189,6 +191,10 @@ pub struct RunArgs {
     /// Let no rule act, and record what each would do.
     #[arg(long, help_heading = "Rules")]
     pub dry_run: bool,
+
+    /// What becomes of anomalies.
+    #[command(flatten)]
+    pub anomalies: AnomalyArgs,
 
     /// The directory for transcripts, or `-` for JSON Lines on standard output.
     ///

@@ -48,6 +48,7 @@
 //! | [`tap`] | two flows, events, filters: what may pass, and when |
 //! | [`pop3`] | lines, commands, replies, bodies, the tracker; it has never heard of proxies |
 //! | [`policy`] | the filters: the built-in handling, the user's rules, the shield |
+//! | [`anomaly`] | what sessions may show that is odd: the catalogue |
 //! | [`record`], [`inspect`] | the transcript: written, and read |
 //! | [`escape`] | text from strangers, made safe to show |
 //! | [`replay`] | a recorded session's server, played to a client |
@@ -58,6 +59,7 @@
 //! answers why things are as they are.
 
 pub mod admission;
+pub mod anomaly;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -14,7 +14,7 @@ use crate::{
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
-    record::{LiveView, Loss, Store},
+    record::{LiveView, Loss, Noticed, Store},
     server::{Served, Server, StartError, Stop},
     telemetry,
 };
@@ -93,7 +93,10 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
 async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failure> {
     let stop = Stop::default();
     watch_signals(stop.clone())?;
-    let (server, store) = open(config, live, stop)?;
+    let (server, store) = open(config, live, stop.clone())?;
+    if args.anomalies.exit_on_anomaly {
+        tokio::spawn(stop_at_anomaly(store.clone(), stop));
+    }
     reload::watch(server.reloader(), args.clone())?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
@@ -107,7 +110,26 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");
     }
     report(store.finish(FINISH).await);
-    Ok(())
+    let noticed = store.noticed().filter(|_| args.anomalies.exit_on_anomaly);
+    noticed.map_or(Ok(()), |noticed| Err(odd(&noticed)))
+}
+
+/// The session is over. Others are not waited for: whoever asked for this wants to know at once.
+async fn stop_at_anomaly(store: Store, stop: Stop) {
+    store.first_anomaly().await;
+    stop.drain.cancel();
+    stop.close.cancel();
+}
+
+fn odd(noticed: &Noticed) -> Failure {
+    let Noticed { session, anomaly } = noticed;
+    let (id, anchor) = (anomaly.id(), anomaly.anchor());
+    Failure::new(
+        exit::DIFFERENT,
+        format!(
+            "stopped at the first anomaly: {id} in session {session}\n  hint: `poptap sessions show {session}` shows where; {anchor} says what it means"
+        ),
+    )
 }
 
 /// Opens the store and binds the listeners.

@@ -16,6 +16,8 @@ mod encode;
 mod gap;
 mod lane;
 mod live;
+mod noticed;
+mod oddities;
 mod outbox;
 mod queue;
 mod recorder;
@@ -34,5 +36,6 @@ mod throttle;
 pub(crate) mod verbs;
 mod writer;
 
+pub use noticed::Noticed;
 pub use recorder::{Full, Recorder};
 pub use store::{LiveView, Loss, Store, StoreError};

@@ -14,6 +14,7 @@ use super::{
     clock::{Clock, SystemClock},
     content::Wanted,
     directory, live,
+    noticed::{Notice, Noticed},
     queue::{Message, Queue},
     recorder::Recorder,
     schema::{Opened, Record},
@@ -21,7 +22,10 @@ use super::{
     throttle::Throttle,
     writer::{Health, Plan, Writer},
 };
-use crate::config::{ContentPolicy, HashPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy};
+use crate::{
+    anomaly::Anomaly,
+    config::{ContentPolicy, HashPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy},
+};
 
 /// Octets that may wait for the writer when there is a live view and no transcript.
 const LIVE_BUFFER: u64 = 1024 * 1024;
@@ -143,6 +147,7 @@ impl Store {
             health: Arc::clone(&health),
             full: Mutex::new(Throttle::default()),
             live: live.is_some(),
+            notice: Notice::default(),
         };
         if storage.is_some() || live.is_some() {
             let queue = Arc::new(Queue::new(transcript.map_or(LIVE_BUFFER, |transcript| transcript.buffer)));
@@ -162,6 +167,17 @@ impl Store {
     #[must_use]
     pub fn recorder(&self, opened: Opened) -> Recorder {
         Recorder::new(Arc::clone(&self.shared), draw_id(), opened)
+    }
+
+    /// Waits until a session has ended in which something odd was found: the first since the store was opened.
+    pub async fn first_anomaly(&self) -> Noticed {
+        self.shared.notice.wait().await
+    }
+
+    /// The same, if there was one.
+    #[must_use]
+    pub fn noticed(&self) -> Option<Noticed> {
+        self.shared.notice.get()
     }
 
     /// Whether new sessions may be accepted: false while `on_error` is `refuse` and the store cannot be written, or hangs.
@@ -196,6 +212,7 @@ pub(super) struct Shared {
     health: Arc<Health>,
     full: Mutex<Throttle>,
     live: bool,
+    notice: Notice,
 }
 
 impl Shared {
@@ -270,6 +287,11 @@ impl Shared {
         if let Some(queue) = &self.queue {
             queue.forget(session);
         }
+    }
+
+    /// A session with an anomaly has ended.
+    pub(super) fn notice(&self, session: &str, anomaly: Anomaly) {
+        self.notice.give(session, anomaly);
     }
 
     /// Counts what sessions could not have recorded for want of room.

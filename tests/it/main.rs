@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod admission;
+mod anomalies;
 mod architecture;
 mod binary;
 mod certs;

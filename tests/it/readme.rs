@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
+    "docs/anomalies.md",
     "docs/audit.md",
     "docs/export.md",
     "docs/filters.md",

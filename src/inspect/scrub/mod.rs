@@ -152,8 +152,8 @@ fn body_without(body: Body, names: &mut Names) -> Body {
         Body::Opaque(Opaque { reason, explanation, dropped_replies }) => {
             Body::Opaque(Opaque { reason, explanation: text::sentence(&explanation, names), dropped_replies })
         }
-        Body::Anomaly(Anomaly { id, explanation, fault, offset }) => {
-            Body::Anomaly(Anomaly { id, explanation: text::sentence(&explanation, names), fault, offset })
+        Body::Anomaly(Anomaly { id, explanation, fault, offset, n }) => {
+            Body::Anomaly(Anomaly { id, explanation: text::sentence(&explanation, names), fault, offset, n })
         }
         Body::Closed(closed) => Body::Closed(closed_without(closed, names)),
         Body::Session(summary) => Body::Session(Box::new(summary_without(*summary, names))),
@@ -249,6 +249,7 @@ fn summary_without(mut summary: Summary, names: &mut Names) -> Summary {
         start,
         duration_us: _,
         verbs: _,
+        anomalies: _,
         client,
         listener,
         upstream,
