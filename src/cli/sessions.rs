@@ -82,6 +82,7 @@ pub struct FollowArgs {
 
 /// What `sessions show` takes.
 #[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "flags that have nothing to do with each other")]
 pub struct ShowArgs {
     /// The session's id, or the beginning of it.
     #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]

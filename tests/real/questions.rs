@@ -1,4 +1,4 @@
-//! What the documents answer with `jq` and `zstdcat`, asked of a real transcript.
+//! What the documents answer with `jq`, `zstdcat` and DuckDB, asked of a real transcript.
 
 use std::env;
 use std::fs;
@@ -19,6 +19,7 @@ fn the_documents_questions_have_answers() {
     let proxy = Proxy::start_with(&dovecot, Mode::Implicit, &["--content", "full"]);
     // One session deletes and breaks off, another does a little of everything.
     let mut wire = Wire::log_in(proxy.address());
+    wire.ask_for_body("RETR 1");
     assert!(wire.ask("DELE 1").starts_with("+OK"));
     drop(wire);
     wait_for_summaries(&proxy.folder(), 1);
@@ -45,7 +46,13 @@ fn the_documents_questions_have_answers() {
             assert!(message.starts_with(&said[..20]), "another message came from {question}");
         }
     }
+    for question in statements("docs/transcript.md") {
+        assert!(rows(&proxy.folder(), &question) > 0, "no row for {question}");
+    }
     let store = proxy.stop_and_keep();
+    for question in statements("docs/transcript.md") {
+        assert!(rows(&store.path().join("transcript"), &question) > 0, "no row for {question}, compressed");
+    }
     let said = answer(&store.path().join("transcript"), &finished[0]);
     assert_eq!(String::from_utf8_lossy(&said).lines().count(), 2, "two ways to end");
 }
@@ -75,6 +82,25 @@ fn answer(folder: &Path, question: &str) -> Vec<u8> {
     command.args(["-euo", "pipefail", "-c", question]).current_dir(folder);
     command.env("PATH", env::join_paths(path).unwrap()).env("POPTAP_CONFIG", config).env("STORE", folder);
     run(&mut command).stdout
+}
+
+/// How many rows DuckDB has for a statement, asked in the store.
+fn rows(folder: &Path, statement: &str) -> usize {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = isolated("python3", home.path());
+    command.args(["-c", "import duckdb, sys; print(len(duckdb.sql(sys.argv[1]).fetchall()))", statement]);
+    command.current_dir(folder).env("PYTHONPATH", [env!("CARGO_MANIFEST_DIR"), "target/python"].iter().collect::<PathBuf>());
+    String::from_utf8(run(&mut command).stdout).unwrap().trim().parse().unwrap()
+}
+
+/// The statements in a document's blocks of SQL.
+fn statements(document: &str) -> Vec<String> {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), document].iter().collect();
+    let text = fs::read_to_string(path).unwrap();
+    let blocks: String = text.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap_or_default()).collect();
+    let statements: Vec<_> = blocks.split(';').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    assert!(statements.len() >= 4, "{statements:?}");
+    statements
 }
 
 /// The lines of a document's blocks that call `jq`, each with those that it goes on in.

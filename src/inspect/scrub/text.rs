@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use super::names::Names;
 use crate::{
+    anomaly::Anomaly,
     escape::{escape, unescape},
     pop3::{Keyword, identity},
 };
@@ -46,7 +47,11 @@ const OF_POPTAP: &str = "\
     b kb mb gb tb kib mib gib tib ms us s min h d µs";
 
 static PROTOCOL: LazyLock<HashSet<&str>> = LazyLock::new(|| OF_THE_PROTOCOL.split_whitespace().collect());
-static POPTAP: LazyLock<HashSet<&str>> = LazyLock::new(|| OF_POPTAP.split_whitespace().collect());
+static POPTAP: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let is_between = |character: char| !character.is_alphanumeric() && character != '-';
+    let of_anomalies = Anomaly::ALL.into_iter().flat_map(|anomaly| anomaly.sentence().split(is_between));
+    OF_POPTAP.split_whitespace().chain(of_anomalies).map(str::to_lowercase).collect()
+});
 
 /// Replaces names in an escaped text.
 pub(super) fn name(text: &str, names: &mut Names) -> String {
