@@ -1,5 +1,6 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod http;
 mod rules;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::config::{
     XclientPolicy,
 };
 
+pub use http::HttpArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 
 const EXAMPLES: &str = "\
@@ -194,6 +196,10 @@ pub struct RunArgs {
     /// When the conversation is printed as it passes; `auto` does so on a terminal.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Transcript")]
     pub live: Live,
+
+    /// What is served over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
 
     /// Write the secrets of every TLS connection to a file, so that Wireshark can decrypt a capture. Think twice.
     #[arg(long, value_name = "FILE", help_heading = "Log")]

@@ -30,4 +30,4 @@ mod throttle;
 mod writer;
 
 pub use recorder::{Full, Recorder};
-pub use store::{LiveView, Loss, Store, StoreError};
+pub use store::{Beside, Condition, LiveView, Loss, Store, StoreError};

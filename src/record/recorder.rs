@@ -21,6 +21,7 @@ use crate::{
     config::ContentPolicy,
     pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{self, Event, Line, Observer, Ordinal, Violation},
+    telemetry,
 };
 
 /// The transcript's buffer is full, and `on_full` is `close`: end the session.
@@ -35,6 +36,8 @@ pub struct Recorder {
     outbox: Outbox,
     redactor: Redactor,
     tally: Tally,
+    /// This session's share of the counts, where they are kept. Boxed, since it is large.
+    counted: Option<Box<telemetry::Tally>>,
     awaited: Awaited,
     /// Boxed, since it is large and rarely there.
     body: Option<Box<content::Body>>,
@@ -51,6 +54,7 @@ impl Recorder {
         opened.credentials_revealed = shared.reveals();
         let redactor = Redactor::new(shared.user_key.clone(), shared.reveals());
         let tally = Tally::new(&opened, shared.clock.now().stamp());
+        let counted = shared.counts.clone().map(|counts| Box::new(telemetry::Tally::begin(counts)));
         let mut outbox = Outbox::new(shared, id);
         outbox.insist(&Body::Opened(opened));
         outbox.hand_over();
@@ -58,6 +62,7 @@ impl Recorder {
             outbox,
             redactor,
             tally,
+            counted,
             awaited: Awaited::default(),
             body: None,
             client_data: None,
@@ -82,6 +87,9 @@ impl Recorder {
     /// Gives the writer what was recorded. Called whenever the session rests, so that no record waits for the next event.
     pub fn rest(&mut self) {
         self.outbox.hand_over();
+        if let Some(counted) = &mut self.counted {
+            counted.rest(self.seen, self.tally.login_failures());
+        }
     }
 
     /// Ready when one event more may be recorded, or when recording was given up until there is room again (a gap).
@@ -124,6 +132,9 @@ impl Recorder {
         self.outbox.end_gap();
         self.tally.lost(self.outbox.lost());
         let summary = self.tally.finish(&closed, self.outbox.at_us());
+        if let Some(counted) = &mut self.counted {
+            counted.end(&summary);
+        }
         self.outbox.insist(&Body::Closed(closed));
         self.outbox.send_summary(summary.clone());
         summary
@@ -203,9 +214,16 @@ impl Recorder {
             self.message_begins(n, keyword);
         }
         self.tally.reply(n, keyword, status, stage);
+        self.count(keyword, status, Some(latency_us));
         self.settled(n, stage);
         let (keyword, status, line) = (keyword.name(), status.into(), &shown);
         self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line, local: false });
+    }
+
+    fn count(&mut self, keyword: Keyword, status: Option<Status>, latency_us: Option<u64>) {
+        if let Some(counted) = &mut self.counted {
+            counted.reply(keyword, status, latency_us);
+        }
     }
 
     fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
@@ -230,6 +248,7 @@ impl Recorder {
         let mut shown = self.redactor.server_line(status, &line);
         shown.cut = end < text.len();
         self.tally.reply(n, keyword, status, self.stage);
+        self.count(keyword, status, None);
         self.settled(n, self.stage);
         let (keyword, status, line) = (keyword.name(), status.into(), &shown);
         self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line: false, local: true });

@@ -16,6 +16,7 @@ mod endurance;
 mod hostile;
 mod log;
 mod logins;
+mod metrics;
 mod probe;
 mod properties;
 mod readme;

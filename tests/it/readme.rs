@@ -13,11 +13,12 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
     "docs/limits.md",
+    "docs/metrics.md",
     "docs/policy.md",
     "docs/transcript.md",
     "certs/README.md",
