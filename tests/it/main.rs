@@ -27,3 +27,4 @@ mod rules;
 mod support;
 mod tls;
 mod trial;
+mod web;

@@ -30,3 +30,4 @@ mod shield;
 mod stls;
 mod support;
 mod unreachable;
+mod web;
