@@ -2,6 +2,7 @@
 
 mod http;
 mod rules;
+mod sessions;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use crate::config::{
 
 pub use http::HttpArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
+pub use sessions::{FollowArgs, GrepArgs, ListArgs, WhichArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +25,7 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test), nothing found (sessions grep), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -255,21 +257,14 @@ pub enum Live {
 pub enum SessionsCommand {
     /// List the recorded sessions, newest last.
     List(ListArgs),
+    /// Find sessions, and commands in them, by an expression.
+    Grep(GrepArgs),
+    /// Watch sessions as a running poptap records them.
+    Follow(FollowArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
     /// Sum up the recorded sessions: logins, errors, and what rules did, or would have done.
     Stats(StatsArgs),
-}
-
-/// What `sessions list` takes.
-#[derive(Args, Clone, Debug)]
-pub struct ListArgs {
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Print JSON Lines instead of a table.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What `sessions stats` takes.

@@ -6,6 +6,7 @@ mod probe;
 mod reload;
 mod rules;
 mod run;
+mod sessions;
 
 use std::{
     fmt,
@@ -16,7 +17,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, ListArgs, RunArgs, SessionsCommand, ShowArgs, StatsArgs},
+    cli::{Cli, Command, ConfigCommand, RunArgs, SessionsCommand, ShowArgs, StatsArgs},
     config::{self, Loaded},
     inspect,
     telemetry::StartError,
@@ -95,7 +96,9 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check(&args),
         Command::Demo => demo::demo(cli.verbosity),
         Command::Probe(args) => probe::probe(&args),
-        Command::Sessions(SessionsCommand::List(args)) => list(&args),
+        Command::Sessions(SessionsCommand::List(args)) => sessions::list(&args),
+        Command::Sessions(SessionsCommand::Grep(args)) => sessions::grep(&args),
+        Command::Sessions(SessionsCommand::Follow(args)) => sessions::follow(&args),
         Command::Sessions(SessionsCommand::Show(args)) => show(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
         Command::Rules(command) => rules::rules(&command),
@@ -119,11 +122,6 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
         )
     })?;
     print(&effective)
-}
-
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let store = config::store(&args.store)?;
-    Ok(inspect::list(&store, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {

@@ -47,33 +47,39 @@ impl<W: Write> Terminal<W> {
 
     /// Shows a record.
     pub fn show(&mut self, record: &Record) {
+        // An output that went away must not stop the proxy, and nobody is left to be told.
+        self.closed = self.closed || self.try_show(record).is_err();
+    }
+
+    /// Shows a record.
+    ///
+    /// # Errors
+    ///
+    /// When the output cannot be written.
+    pub fn try_show(&mut self, record: &Record) -> io::Result<()> {
         if self.sessions.len() >= REMEMBERED {
             self.sessions.clear();
         }
         // A blank line between sessions that follow one another.
         if matches!(record.body, Body::Opened(_)) && self.sessions.is_empty() && self.begun {
-            self.write("", &[Line::default()]);
+            self.try_write("", &[Line::default()])?;
         }
         self.begun = true;
         let conversation = self.sessions.entry(record.session.clone()).or_default();
         let mut lines = conversation.lines(record, None);
         lines.extend(hint(&record.body));
-        self.write(&record.session, &lines);
+        let written = self.try_write(&record.session, &lines);
         if let Body::Session(_) = record.body {
             self.sessions.remove(&record.session);
         }
+        written
     }
 
     /// Says that so many records were dropped, because this terminal is too slow.
     pub fn lost(&mut self, records: u64) {
         let text =
             format!("{} not shown: this terminal is too slow; the transcript is not concerned", human::plural(records, "record"));
-        self.write("", &[render::alarm(Look::Gap, &text)]);
-    }
-
-    fn write(&mut self, session: &str, lines: &[Line]) {
-        // An output that went away must not stop the proxy, and nobody is left to be told.
-        self.closed = self.closed || self.try_write(session, lines).is_err();
+        self.closed = self.closed || self.try_write("", &[render::alarm(Look::Gap, &text)]).is_err();
     }
 
     fn try_write(&mut self, session: &str, lines: &[Line]) -> io::Result<()> {

@@ -1,17 +1,19 @@
-//! Reading transcripts: the live view, `sessions list`, `sessions show` and `sessions stats`.
+//! Reading transcripts: the live view, and the commands below `sessions`.
 //!
 //! ```text
 //! a record that is passing ── live ──┐
 //!                                    ├─→ render ─→ paint ─→ a terminal, a pipe
 //! store ─→ lines ─→ find ─→ show ────┘
-//!               └─→ list
+//!         ├─→ search ─→ list, grep        tail ─→ follow
+//!         └─→ stats
 //! ```
 //!
 //! * `store` finds the segments of a directory, whichever stage of their life they are in (open, finished, compressed).
 //! * `lines` reads one segment line by line in bounded memory; torn, unreadable and foreign lines are skipped, counted, and
 //!   reported once for each file.
 //! * `find` resolves the prefix of an id, and finds the newest session.
-//! * [`list()`] and [`show()`] are the two commands; [`Terminal`] is the live view.
+//! * [`filter`] is the language of expressions; `search` finds what they mean in a store, `tail` reads one that grows.
+//! * [`list()`], [`grep()`], [`follow()`] and [`show()`] are commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
 //! * `kept` reads the message content that was kept.
@@ -20,7 +22,10 @@
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
 mod error;
+pub mod filter;
 mod find;
+mod follow;
+mod grep;
 pub mod human;
 mod kept;
 mod lines;
@@ -28,16 +33,22 @@ mod list;
 mod live;
 mod paint;
 mod pairing;
+mod progress;
 mod render;
+mod search;
 mod show;
 mod stats;
 mod store;
+mod table;
+mod tail;
 #[cfg(test)]
 mod testing;
 mod view;
 
 pub use error::InspectError;
-pub use list::list;
+pub use follow::follow;
+pub use grep::{count, grep};
+pub use list::{Selection, list};
 pub use live::Terminal;
 pub use show::{Which, each_record, show};
 pub use stats::stats;

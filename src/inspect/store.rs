@@ -12,6 +12,7 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 use super::{
     InspectError,
     lines::{Lines, Reports},
+    progress::Progress,
 };
 
 /// The two kinds of segments.
@@ -81,6 +82,20 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// The process that wrote it, where its name says so.
+    pub(super) fn process(&self) -> Option<u64> {
+        (self.process > 0).then_some(self.process)
+    }
+
+    /// Whether it may have been begun before a time of the transcript.
+    pub(super) fn may_begin_before(&self, time: &str) -> bool {
+        let short: String = time.chars().take(19).filter(|character| !matches!(character, '-' | ':')).collect();
+        let is_stamp = self.start.len() == 16 && self.start.as_bytes()[8] == b'T';
+        !is_stamp || short.len() < 15 || self.start[..15] <= *short
+    }
+}
+
 fn number(part: Option<&str>) -> u64 {
     part.and_then(|part| part.parse().ok()).unwrap_or_default()
 }
@@ -90,17 +105,23 @@ pub(super) struct Store<'a> {
     directory: &'a Path,
     /// What was skipped.
     pub(super) reports: Reports,
+    progress: Progress,
 }
 
 impl<'a> Store<'a> {
     /// The store in `directory`.
     pub(super) fn new(directory: &'a Path) -> Self {
-        Self { directory, reports: Reports::default() }
+        Self { directory, reports: Reports::default(), progress: Progress::default() }
     }
 
     /// Where it is.
     pub(super) fn directory(&self) -> PathBuf {
         self.directory.to_owned()
+    }
+
+    /// Says on standard error how far the reading has come, where that is a terminal and it takes long.
+    pub(super) fn show_progress(&mut self, shown: bool) {
+        self.progress = Progress::new(shown);
     }
 
     /// The segments of one stream, oldest first.
@@ -116,13 +137,25 @@ impl<'a> Store<'a> {
         Ok(segments)
     }
 
+    /// Those that were written to at `since` (a time of the transcript) or later: nothing younger is in the others.
+    pub(super) fn segments_since(&self, stream: Stream, since: Option<&str>) -> Result<Vec<Segment>, InspectError> {
+        let mut segments = self.segments(stream)?;
+        if let Some(since) = since {
+            segments.retain(|segment| self.modified(segment).is_none_or(|modified| *modified >= *since));
+        }
+        Ok(segments)
+    }
+
     /// Opens a segment; `None` when it has been removed since (retention), or, and this is reported, when it cannot be opened.
     pub(super) fn open(&mut self, segment: &Segment) -> Option<Lines> {
         for ending in ENDINGS {
             let name = format!("{}{ending}", segment.stem);
             let opened = File::open(self.directory.join(&name)).and_then(|file| Lines::new(name.clone(), file));
             match opened {
-                Ok(lines) => return Some(lines),
+                Ok(lines) => {
+                    self.progress.next(&name);
+                    return Some(lines);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     self.reports.unread(&name, &error);
@@ -131,6 +164,16 @@ impl<'a> Store<'a> {
             }
         }
         None
+    }
+
+    /// Whether a segment is being written: then it is in the first stage of its life.
+    pub(super) fn is_open(&self, segment: &Segment) -> bool {
+        self.directory.join(format!("{}{}", segment.stem, ENDINGS[0])).exists()
+    }
+
+    /// The file of a segment that is not compressed.
+    pub(super) fn plain(&self, segment: &Segment) -> Option<File> {
+        ENDINGS[..2].iter().find_map(|ending| File::open(self.directory.join(format!("{}{ending}", segment.stem))).ok())
     }
 
     /// When a segment was written to last, as the transcript writes times; nothing in it is younger.

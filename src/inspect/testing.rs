@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
-use super::{InspectError, View, Which, list, show};
+use super::{InspectError, Selection, View, Which, list, show};
 use crate::record::schema::Record;
 
 /// Text without colours.
@@ -33,7 +33,12 @@ impl Shelf {
 
     /// Output and reports of `sessions list`.
     pub(super) fn list(&self, view: View) -> (String, String) {
-        let (result, out, err) = captured(|out, err| list(self.path(), view, out, err));
+        self.list_of(&Selection::all(), view)
+    }
+
+    /// The same of a selection.
+    pub(super) fn list_of(&self, selection: &Selection, view: View) -> (String, String) {
+        let (result, out, err) = captured(|out, err| list(self.path(), selection, view, out, err));
         result.unwrap();
         (out, err)
     }
@@ -53,9 +58,9 @@ impl Shelf {
     }
 }
 
-fn captured(
-    command: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>) -> Result<(), InspectError>,
-) -> (Result<(), InspectError>, String, String) {
+pub(super) fn captured<T>(
+    command: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>) -> Result<T, InspectError>,
+) -> (Result<T, InspectError>, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let result = command(&mut out, &mut err);
     (result, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -105,7 +110,7 @@ pub(super) fn conversation(session: &str) -> String {
         command(session, 72, 3, "PASS", r#""text":"PASS","redacted":"secret","octets":17"#),
         reply(session, 400, 3, "PASS", "+OK Logged in.", 328_000),
         command(session, 401, 4, "RETR", r#""text":"RETR 1","octets":8"#),
-        reply(session, 402, 4, "RETR", "+OK 34400 octets", 1000),
+        reply(session, 402, 4, "RETR", "+OK 34400 octets", 1000).replace("\"latency_us\"", "\"multi_line\":true,\"latency_us\""),
         line(session, 410, r#""event":"content","n":4,"keyword":"RETR","octets":34410,"size":34400,"header_size":600,"lines":512,"sha256":"1a2b3c4d5e6f","complete":true,"total_us":9000,"policy":"headers","kept":[{"file":"content-x.bin","offset":12,"length":600}]"#),
         command(session, 420, 5, "?", r#""redacted":"unknown","octets":9"#),
         command(session, 420, 6, "QUIT", r#""text":"QUIT","octets":6"#),

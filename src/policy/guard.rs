@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{
-    login::{self, Login},
+    login::{self, Login, Response},
     memory::Memory,
     replies::{Replies, ReplyEdits, rewrite_text},
-    rules::{Applicable, Question},
+    rules::{Applicable, Compiled, Question},
     ruling::{Decided, Ruling, decide, has_odd_number, message_number, named, note, refuse, refuse_as},
     shield::{self, Change, Course, Shield},
 };
@@ -274,7 +274,11 @@ impl Guard {
         self.login.forwarded(context.n, command);
         if self.has_rules {
             self.would_refuse(command);
-            let _ruling = self.ruling(command, context.stage, false);
+            let pending = Login::will_tell(command);
+            let _ruling = self.ruling(command, context.stage, pending);
+            if command.keyword == Keyword::Auth {
+                self.undecided = pending.then(|| command.line.to_vec());
+            }
             self.replies.asked(context.n, message_number(command));
         }
     }
@@ -303,49 +307,52 @@ impl Guard {
 
     /// A response in a session without enforced rules or limits.
     pub(super) fn responded(&mut self, auth: Ordinal, line: &[u8], whole: bool) {
-        self.login.response(auth, line, whole);
+        let response = self.login.response(auth, line, whole);
+        let _ruling = self.ruling_of_login(response);
     }
 
     /// A response in a session that fails closed, or whose logins are limited.
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
-        if !self.login.response(auth, line, whole) {
-            // Who it is for would be known only when it has gone on.
-            let text = Arc::from(NOBODY);
-            return if whole || self.undecided.is_none() {
-                SaslVerdict::Forward
-            } else {
-                SaslVerdict::Dismiss { text, rule: UNKNOWN }
-            };
-        }
-        let user = self.login.current().map(str::to_owned);
-        if let Some(Err(denied)) = self.visit().map(|mut visit| visit.attempt(user.as_deref())) {
+        let response = self.login.response(auth, line, whole);
+        if response == Response::Named
+            && let Some(denied) = self.visit().and_then(|mut visit| visit.attempt(self.login.current()).err())
+        {
             let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
             return SaslVerdict::Dismiss { text, rule };
         }
-        let Some(line) = self.undecided.take() else { return SaslVerdict::Forward };
-        let command = Command::parse(&line);
-        let question = Question {
-            line: command.line,
-            word: command.word,
-            stage: Stage::Authorization,
-            user: user.as_deref(),
-            user_pending: false,
-            message: None,
-            size: None,
-        };
-        let findings = self.rules.judge(&question);
-        match findings.decides.map(|rule| (named(rule), &rule.action)) {
-            Some((rule, RuleAction::Close(text))) => SaslVerdict::Dismiss { text: text.clone(), rule },
-            Some((rule, RuleAction::Deny(text) | RuleAction::Reply(text))) => {
-                let text = text.clone();
-                if !whole {
-                    return SaslVerdict::Dismiss { text, rule };
-                }
+        let is_cut = response == Response::Nameless && !whole;
+        let (text, rule) = match self.ruling_of_login(response) {
+            Some((RuleAction::Deny(text) | RuleAction::Reply(text), rule)) if whole => {
                 self.replies.replace(auth, text, rule.clone());
-                SaslVerdict::Cancel { rule }
+                return SaslVerdict::Cancel { rule };
             }
-            _ => SaslVerdict::Forward,
+            // Who it is for would be known only when it has gone on.
+            Some((RuleAction::Close(_) | RuleAction::Deny(_) | RuleAction::Reply(_), _)) if is_cut => {
+                (Arc::from(NOBODY), UNKNOWN)
+            }
+            Some((RuleAction::Close(text) | RuleAction::Deny(text) | RuleAction::Reply(text), rule)) => (text, rule),
+            _ => return SaslVerdict::Forward,
+        };
+        SaslVerdict::Dismiss { text, rule }
+    }
+
+    /// What the rules say of an AUTH when its exchange has told who it is for, or is found not to tell it. Notes what the rules
+    /// about users have to say besides.
+    fn ruling_of_login(&mut self, response: Response) -> Option<(RuleAction, Rule)> {
+        if matches!(response, Response::Astray | Response::Cancels) {
+            return None;
         }
+        let line = self.undecided.take()?;
+        let command = Command::parse(&line);
+        let user = self.login.current().filter(|_| response == Response::Named);
+        let (line, word, stage) = (command.line, command.word, Stage::Authorization);
+        let question = Question { line, word, stage, user, user_pending: false, message: None, size: None };
+        let before = self.rules.judge(&Question { user: None, user_pending: true, ..question });
+        let findings = self.rules.judge(&question);
+        let tags = findings.beside.iter().filter(|rule| matches!(rule.action, RuleAction::Tag(_)));
+        let is_new = |rule: &&&Arc<Compiled>| !before.would.iter().chain(&before.beside).any(|known| Arc::ptr_eq(known, rule));
+        self.notes.extend(findings.would.iter().chain(tags).filter(is_new).map(|rule| note(rule)));
+        findings.decides.map(|rule| (rule.action.clone(), named(rule)))
     }
 
     // ── replies ──

@@ -72,19 +72,21 @@ impl Login {
         }
     }
 
-    /// A SASL response to a challenge of AUTH `auth`, or the beginning of one. Returns whether it told who it is.
-    pub(super) fn response(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> bool {
-        let Some(exchange) = self.exchanges.iter_mut().find(|exchange| exchange.auth == auth) else { return false };
+    /// A SASL response to a challenge of AUTH `auth`, or the beginning of one.
+    pub(super) fn response(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> Response {
+        let Some(exchange) = self.exchanges.iter_mut().find(|exchange| exchange.auth == auth) else { return Response::Astray };
         let step = exchange.step;
         exchange.step += 1;
         exchange.cancelled = line == b"*" && step < credentials_at(exchange.mechanism);
         let said = identity::read(exchange.mechanism.unwrap_or_default(), step, line, whole);
-        let Some(user) = said.acts_as.or(said.user) else { return false };
+        let Some(user) = said.acts_as.or(said.user) else {
+            return if whole && line == b"*" { Response::Cancels } else { Response::Nameless };
+        };
         self.named = Some(user.into());
         if let Some((_, who)) = self.attempts.iter_mut().find(|(n, _)| *n == auth) {
             who.clone_from(&self.named);
         }
-        true
+        Response::Named
     }
 
     /// What a reply says of the login.
@@ -119,6 +121,19 @@ fn settled<T>(queue: &mut VecDeque<T>, n: Ordinal, of: impl Fn(&T) -> Ordinal) -
 /// Whether a command is a login, or begins one.
 pub(super) fn begins(command: &Command<'_>) -> bool {
     matches!(command.keyword, Keyword::Pass | Keyword::Apop) || command.keyword == Keyword::Auth && command.has_argument()
+}
+
+/// What a SASL response says of who logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Response {
+    /// It belongs to no exchange.
+    Astray,
+    /// It cancels the exchange (RFC 5034 §4).
+    Cancels,
+    /// Nothing, or nothing that can be read.
+    Nameless,
+    /// Who it is.
+    Named,
 }
 
 /// What a reply means for the login.

@@ -8,6 +8,9 @@ use crate::tap::Question;
 /// More messages than this in one maildrop are not shielded: 40 octets each are kept for the length of the session.
 pub(super) const MOST_MESSAGES: usize = 500_000;
 
+/// No message is larger than this, a TiB: the octets of all of them can be added up.
+const LARGEST_SIZE: u64 = 1 << 40;
+
 /// The messages of a maildrop, in the server's order.
 #[derive(Debug, Default)]
 pub(super) struct Maildrop {
@@ -58,7 +61,7 @@ impl Maildrop {
             return Err(Unusable::TooMany);
         }
         let in_order = self.messages.last().is_none_or(|last| last.number < number);
-        if !in_order || number == 0 {
+        if !in_order || number == 0 || size > LARGEST_SIZE {
             return Err(Unusable::Malformed);
         }
         self.messages.push(Message { number, size, mark: None, sight: Sight::Shown });
@@ -241,7 +244,7 @@ mod tests {
     #[test]
     fn listings_that_are_none() {
         let mut maildrop = Maildrop::default();
-        for line in ["", "x 1", "1", "1 x", "0 5"] {
+        for line in ["", "x 1", "1", "1 x", "0 5", "1 18446744073709551615"] {
             assert_eq!(maildrop.listed(line.as_bytes()), Err(Unusable::Malformed), "{line}");
         }
         maildrop.listed(b"2 5").unwrap();

@@ -77,9 +77,15 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if !self.client.may_release() {
             return false;
         }
-        let body = self.client_body.get_or_insert_with(|| Body::new(false));
+        let (body, before) = self.client_body.get_or_insert_with(|| (Body::new(false), b'\n'));
         let step = body.step(self.client.unlabelled());
         let (octets, last) = (step.consumed, step.end);
+        let data = &self.client.unlabelled()[..octets];
+        if self.filter.caps().is_some() && !is_in_lines(*before, data) {
+            self.violate(Violation { fault: Peer::Client, kind: ViolationKind::MalformedData });
+            return true;
+        }
+        *before = data.last().copied().unwrap_or(*before);
         self.client.release(octets);
         self.observer.on(&Event::ClientData { n, octets: octets as u64, last });
         if last {
@@ -222,7 +228,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     pub(super) fn ask_about_response(&mut self, auth: Ordinal, length: usize) -> bool {
         let beginning = &self.client.unlabelled()[..length];
         let line = whole(beginning, self.client.labelled(), REMEMBERED);
-        match self.filter.sasl(auth, whole(beginning, 0, length).text, beginning.ends_with(b"\n")) {
+        let verdict = self.filter.sasl(auth, whole(beginning, 0, length).text, beginning.ends_with(b"\n"));
+        noted(&mut self.observer, &mut self.filter, Some(auth));
+        match verdict {
             SaslVerdict::Forward => return true,
             SaslVerdict::Cancel { rule } => {
                 self.tracker.want_status(auth);
@@ -270,6 +278,7 @@ fn label(tracker: &mut Tracker, observer: &mut impl Observer, filter: &mut impl 
             label_sasl(tracker, observer, &command, auth, line);
             if filter.caps().is_none() && !filter.hears_responses() {
                 filter.responded(auth, line.text, line.is_whole());
+                noted(observer, filter, Some(auth));
             }
         }
         Fate::Open | Fate::Command { .. } => {
@@ -293,6 +302,15 @@ fn label_sasl(tracker: &mut Tracker, observer: &mut impl Observer, command: &Com
         observer.on(&Event::SaslResponse { n, auth, line });
         observer.on(&Event::Resolved { n, keyword: command.keyword });
     }
+}
+
+/// Whether what follows `before` has CR and LF only as the two of them, and no NUL. A bare one ends a line for some servers, so
+/// that a dot behind it ends the message; where a line is cut, its CR may be the last octet.
+fn is_in_lines(mut before: u8, octets: &[u8]) -> bool {
+    octets.iter().all(|&octet| {
+        let last = std::mem::replace(&mut before, octet);
+        octet != 0 && (last == b'\r') == (octet == b'\n')
+    })
 }
 
 /// The first line of `octets`, its LF included.

@@ -65,8 +65,8 @@ pub struct Tap<O, F> {
     /// The client's line that is on its way, and what becomes of it.
     client_cut: Cut,
     fate: Fate,
-    /// The scanner of the client's message behind XTND XMIT.
-    client_body: Option<Body>,
+    /// The scanner of the client's message behind XTND XMIT, and the last octet of it that has passed.
+    client_body: Option<(Body, u8)>,
     /// The server's line that is on its way.
     upstream_cut: Cut,
     /// A status line of the server's that was taken in and has not gone out.

@@ -316,6 +316,9 @@ pub enum ViolationKind {
     UnreadableUnderRules,
     /// A line of a reply that had to be looked at as a whole was too long for that.
     ReplyLineTooLong,
+    /// A client sent a message (XTND XMIT) whose lines servers would end each in their own way, while rules were in force: for
+    /// some server it was over, and commands followed.
+    MalformedData,
     /// More octets passed than may in one session.
     TooManyOctets,
 }
@@ -337,6 +340,9 @@ impl ViolationKind {
                 ("unreadable-under-rules", "its replies could no longer be matched while rules were in force")
             }
             Self::ReplyLineTooLong => ("reply-line-too-long", "it sent a line that is too long to be judged as a whole"),
+            Self::MalformedData => {
+                ("malformed-data", "it sent a message with a bare CR, a bare LF or a NUL while rules were in force")
+            }
             Self::TooManyOctets => ("too-many-octets", "more octets passed than may in one session"),
             Self::UnreadableBeforeTls => {
                 ("unreadable-before-tls", "its replies could no longer be matched while logins had to wait for TLS")

@@ -128,6 +128,25 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
     }
 
+    /// Whether the server has gone away before it answered a question.
+    pub(super) fn asks_in_vain(&self) -> bool {
+        self.asks_first() && self.upstream.is_ended() && memchr::memchr(b'\n', self.upstream.unlabelled()).is_none()
+    }
+
+    /// The login fails; what there is of an answer is not for the client. Returns whether there was room to say so.
+    pub(super) fn dismiss_unanswered(&mut self) -> bool {
+        let Some(n) = self.stash.as_ref().map(|stash| stash.n).filter(|_| self.upstream.may_insert()) else { return false };
+        if let Some(receiving) = self.tracker.receiving() {
+            let (n, keyword, octets) = (receiving.n, receiving.keyword, receiving.body.octets());
+            self.tracker.body_ended();
+            self.observer.on(&Event::ReplyEnd { n, keyword, octets, complete: false });
+        }
+        self.upstream.skip(self.upstream.unlabelled().len());
+        self.question = None;
+        self.dismiss_instead(n, Arc::from(GONE), &Rule::BuiltIn("server-gone"));
+        true
+    }
+
     fn ask_next(&mut self) {
         match self.filter.ask_next() {
             Asked::Next(question) => self.question = Some(question),
@@ -145,6 +164,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     }
 }
 
+const GONE: &[u8] = b"-ERR [SYS/TEMP] the server went away before it had told what is in the mailbox\r\n";
 const LOGIN_DELAY: &str = "login-delay";
 
 /// A line that was replaced by `text`.

@@ -15,6 +15,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.place_local_reply() {
             return true;
         }
+        if self.asks_in_vain() {
+            return self.dismiss_unanswered();
+        }
         if self.upstream.unlabelled().is_empty() {
             return self.upstream.is_ended() && (self.truncated_body() | self.unfinished(Peer::Upstream));
         }
@@ -108,6 +111,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         match labelled {
             Labelled::Reply { status, .. } if own => self.own_status_line(status, count),
             Labelled::Reply { n, keyword, .. } => self.wanted_status_line(n, keyword, count, after),
+            // What it is supposed to answer is none of the client's.
+            _ if own => self.upstream.skip(count),
             _ => self.upstream.release(count),
         }
         self.after_status_line(labelled, count as u64);

@@ -314,6 +314,52 @@ fn lines_over_their_caps_are_never_complete() {
     }
 }
 
+/// A token may be longer than what is looked at before any of it goes on, and OAUTHBEARER need not name a user (RFC 7628 §3.1).
+#[test]
+fn a_long_login_that_names_nobody_passes_where_no_rule_asks_for_the_user() {
+    let of_users = "[[rule]]\nname = 'not bob'\nwhen = { command = 'AUTH', user = 'bob' }\naction = 'deny'";
+    let of_none = "[[rule]]\nname = 'keep'\nwhen = { command = 'DELE' }\naction = 'deny'";
+    for (rules, passes) in [(of_none, true), (of_users, false)] {
+        let terms = Terms::of_rules(rules::compiled(rules).for_session(&FACTS), Caps { command: 512, sasl: 65536 });
+        let steps = [
+            says(Peer::Upstream, b"+OK ready\r\n"),
+            says(Peer::Client, b"AUTH OAUTHBEARER\r\n"),
+            says(Peer::Upstream, b"+ \r\n"),
+            says(Peer::Client, b"biwsAWF1dGg9QmVhcmVyIA"),
+            Step::Says(Peer::Client, vec![b'A'; 5000]),
+            says(Peer::Client, b"\r\n"),
+        ];
+        let played = play(Policy::new(Settings::default(), Some(terms)), &steps, &mut pieces_of(1000));
+        assert_eq!(played.to_upstream.len() > 5000, passes, "{rules}: {:#?}", played.events);
+        assert_eq!(played.to_client.ends_with(b"this login does not tell it\r\n"), !passes, "{rules}");
+    }
+}
+
+/// Behind XTND XMIT a dot alone ends the message for many a server however its line ends; what follows would be commands.
+#[test]
+fn no_command_hides_in_a_message_of_the_clients() {
+    for (message, ends) in [
+        (&b"a\n.\nDELE 1\r\n.\r\n"[..], "bare LF"),
+        (b"a\r.\rDELE 1\r\n.\r\n", "bare CR"),
+        (b"a\r\n.\nDELE 1\r\n.\r\n", "bare LF behind a dot"),
+        (b"a\r\n.\0\r\nDELE 1\r\n.\r\n", "NUL"),
+        (b".\nDELE 1\r\n.\r\n", "bare LF in the first line"),
+    ] {
+        for size in [1, 2, 3, 7, usize::MAX] {
+            let steps = [
+                says(Peer::Upstream, b"+OK ready\r\n"),
+                says(Peer::Client, b"XTND XMIT\r\n"),
+                says(Peer::Upstream, b"+OK send it\r\n"),
+                says(Peer::Client, message),
+            ];
+            let played = play(policy(&NO_DELE), &steps, &mut pieces_of(size));
+            let sent = played.to_upstream.escape_ascii().to_string();
+            assert!(!sent.contains("DELE"), "{ends} by {size}: {sent}");
+            assert!(played.events.iter().any(|event| event.contains("MalformedData")), "{ends} by {size}: {:#?}", played.events);
+        }
+    }
+}
+
 #[test]
 fn a_reply_line_that_cannot_be_judged_whole_closes() {
     let rules = rules::compiled("[[rule]]\nname = 'hide'\naction = { remove_capability = ['TOP'] }");
@@ -336,6 +382,32 @@ fn a_reply_line_that_cannot_be_judged_whole_closes() {
 }
 
 // ── the shield ──
+
+#[test]
+fn half_an_answer_to_a_question_is_no_reply_to_the_login() {
+    let rules = rules::compiled(SHIELD);
+    for answer in ["", "+OK", "+OK\r\n1 10\r\n2", "+OK\r\n1 10\r\n.\r", "+OK\r\n"] {
+        for size in [1, usize::MAX] {
+            let mut player = Player::new(policy(&rules), 1000);
+            let mut steps = vec![
+                says(Peer::Upstream, b"+OK ready\r\n"),
+                says(Peer::Client, b"USER bob\r\nPASS x\r\nDELE 1\r\n"),
+                says(Peer::Upstream, b"+OK\r\n+OK welcome\r\n"),
+            ];
+            if !answer.is_empty() {
+                steps.push(says(Peer::Upstream, answer.as_bytes()));
+            }
+            steps.push(Step::Ends(Peer::Upstream));
+            for step in &steps {
+                player.step(step, &mut pieces_of(size));
+            }
+            assert!(player.tap.is_dismissed(), "{answer:?}");
+            let shown = String::from_utf8(player.end().to_client).unwrap();
+            let last = shown.strip_prefix("+OK ready\r\n+OK\r\n").unwrap_or_default();
+            assert!(last.starts_with("-ERR [SYS/TEMP]") && last.matches('\n').count() == 1, "{answer:?}: {shown}");
+        }
+    }
+}
 
 /// A mailbox of five messages, answering whatever arrives.
 fn serve(request: &str) -> String {

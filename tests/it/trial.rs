@@ -40,6 +40,10 @@ action = "close"
 name = "top"
 when = { line = '^top ([0-9]+) .*' }
 action = { rewrite = "RETR $1" }
+[[rule]]
+name = "another login"
+when = { line = '^XPASS (.*)' }
+action = { rewrite = "PASS $1" }
 "#;
 
 /// What is printed, and the exit code.
@@ -119,9 +123,13 @@ NOOP
 
 #[test]
 fn a_password_is_not_repeated() {
-    for words in
-        [&["PASS hunter2"][..], &["APOP joe hunter2"], &["AUTH PLAIN hunter2"], &["--deny", "PASS", "PASS hunter2", "--json"]]
-    {
+    for words in [
+        &["PASS hunter2"][..],
+        &["APOP joe hunter2"],
+        &["AUTH PLAIN hunter2"],
+        &["--deny", "PASS", "PASS hunter2", "--json"],
+        &["XPASS hunter2"],
+    ] {
         let (text, _) = tried(words);
         assert!(text.contains("(withheld)") && !text.contains("hunter2"), "{text}");
     }

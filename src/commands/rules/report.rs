@@ -128,7 +128,10 @@ impl Shown {
     fn of(judged: &Judged<'_>) -> Self {
         let command = Command::parse(judged.line);
         let server = &judged.outcome.server;
-        if !judged.is_response && !judged.is_withheld && !holds_secret(&command) {
+        // A rule may have made a login of it.
+        let mut lines = server.split(|&octet| octet == b'\n').chain([judged.line]);
+        let is_secret = lines.any(|line| holds_secret(&Command::parse(line.trim_ascii_end())));
+        if !judged.is_response && !judged.is_withheld && !is_secret {
             return Self { line: escape(judged.line), server: lines_of(server) };
         }
         let withheld = if server.is_empty() { vec![] } else { vec!["(the line, which may hold a secret)".to_owned()] };
