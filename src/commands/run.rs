@@ -105,7 +105,7 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         announce(&server, config);
     }
     tell_of(&web);
-    let serving = web.serve(&server.reloader());
+    let serving = web.serve(config, &server.reloader());
     let cut_short = server.run().await;
     if cut_short > 0 {
         tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");
@@ -122,7 +122,7 @@ pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, S
 
 fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web) -> Result<(Server, Store), Failure> {
     let live = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
-    let beside = Beside { live, counts: web.counts() };
+    let beside = Beside { live, counts: web.counts(), broadcast: web.broadcast() };
     let store = Store::open_beside(config.transcript.as_ref(), beside).map_err(|error| Failure::new(exit::IO, error))?;
     let server = Server::bind(config, store.clone(), stop)?;
     Ok((server, store))
@@ -183,6 +183,9 @@ fn introduce(server: &Server, config: &Config) {
 fn tell_of(web: &Web) {
     if let Some(url) = web.metrics_url() {
         tracing::info!("metrics are served at {url}");
+    }
+    if let Some(url) = web.page_url() {
+        say(&format!("watch sessions at {url}\n"));
     }
 }
 

@@ -50,7 +50,7 @@ pub use follow::follow;
 pub use grep::{count, grep};
 pub use list::{Selection, list};
 pub use live::Terminal;
-pub use show::{Which, each_record, show};
+pub use show::{Which, each_record, each_record_since, show};
 pub use stats::stats;
 pub use store::ago;
 pub use view::View;

@@ -2,10 +2,12 @@
 //!
 //! A [`Recorder`] watches one session. It redacts by the kind of each event, measures what passes, and sends [`schema::Record`]s
 //! through one bounded queue to the writer's thread, which appends them to segments and survives whatever the disk does.
-//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed.
+//! Finished segments are compressed and removed by a thread of their own, and so is the live view fed. Whoever looks on through a
+//! [`Broadcast`] gets the lines as they are written.
 
 mod archive;
 mod awaited;
+mod broadcast;
 mod clock;
 mod content;
 mod decided;
@@ -29,5 +31,6 @@ mod tests;
 mod throttle;
 mod writer;
 
+pub use broadcast::{Broadcast, Subscription};
 pub use recorder::{Full, Recorder};
 pub use store::{Beside, Condition, LiveView, Loss, Store, StoreError};

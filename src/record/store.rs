@@ -11,6 +11,7 @@ use aws_lc_rs::{hmac, rand};
 use tokio::sync::watch;
 
 use super::{
+    broadcast::Broadcast,
     clock::{Clock, SystemClock},
     content::Wanted,
     directory, live,
@@ -107,6 +108,8 @@ pub struct Beside {
     pub live: Option<Box<dyn LiveView>>,
     /// Where sessions are counted.
     pub counts: Option<Arc<Counts>>,
+    /// Through which records go to whoever looks on.
+    pub broadcast: Option<Arc<Broadcast>>,
 }
 
 /// How a store is doing at this moment.
@@ -163,7 +166,7 @@ impl Store {
     /// Puts a store together; a test brings storage and clock of its own.
     pub(super) fn assemble(
         transcript: Option<&Transcript>,
-        Beside { live, counts }: Beside,
+        Beside { live, counts, broadcast }: Beside,
         storage: Option<Box<dyn Storage>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
@@ -180,13 +183,14 @@ impl Store {
             full: Mutex::new(Throttle::default()),
             live: live.is_some(),
             counts,
+            broadcast: broadcast.clone(),
         };
-        if storage.is_some() || live.is_some() {
+        if storage.is_some() || live.is_some() || broadcast.is_some() {
             let queue = Arc::new(Queue::new(transcript.map_or(LIVE_BUFFER, |transcript| transcript.buffer)));
             shared.queue = Some(Arc::clone(&queue));
             let plan = transcript.map(Plan::of).unwrap_or_default();
             let feed = live.map(live::start).transpose().map_err(StoreError::Thread)?;
-            let mut writer = Writer::new(plan, storage, feed, clock, health);
+            let mut writer = Writer::new(plan, storage, feed, clock, health).beside(broadcast);
             spawn("poptap-record", move || {
                 writer.run(&queue);
                 drop(finished);
@@ -247,12 +251,22 @@ pub(super) struct Shared {
     live: bool,
     /// Where sessions are counted, if they are.
     pub(super) counts: Option<Arc<Counts>>,
+    broadcast: Option<Arc<Broadcast>>,
 }
 
 impl Shared {
     /// Whether anybody takes events; when not, only the summary is kept.
     pub(super) fn wants_events(&self) -> bool {
-        self.live || self.transcript.as_ref().is_some_and(|transcript| transcript.record == Streams::Events)
+        self.is_watched() || self.keeps_events()
+    }
+
+    fn keeps_events(&self) -> bool {
+        self.transcript.as_ref().is_some_and(|transcript| transcript.record == Streams::Events)
+    }
+
+    /// Whether somebody is shown what passes at this moment.
+    fn is_watched(&self) -> bool {
+        self.live || self.broadcast.as_ref().is_some_and(|broadcast| broadcast.is_watched())
     }
 
     /// Whether a stream cannot be written, or the writer stands still.
@@ -277,12 +291,13 @@ impl Shared {
         let events = self.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
         let measured =
             events.map(|transcript| Wanted { content: transcript.content, hash: transcript.hash, listings: transcript.listings });
-        measured.or_else(|| self.live.then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
+        measured.or_else(|| self.is_watched().then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
     }
 
-    /// A live view without a transcript never holds a session up.
+    /// Events that nobody keeps, for a live view or a page alone, never hold a session up.
     pub(super) fn on_full(&self) -> OnFull {
-        self.transcript.as_ref().map_or(OnFull::Mark, |transcript| transcript.on_full)
+        let kept = self.transcript.as_ref().filter(|_| self.keeps_events());
+        kept.map_or(OnFull::Mark, |transcript| transcript.on_full)
     }
 
     pub(super) fn wait_limit(&self) -> Option<Duration> {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    broadcast::Broadcast,
     clock::{Clock, Moment},
     gap::Missing,
     lane::{Lane, write_counted},
@@ -96,6 +97,7 @@ pub(super) struct Writer {
     /// `None` when there is only a live view.
     storage: Option<Box<dyn Storage>>,
     feed: Option<Feed>,
+    broadcast: Option<Arc<Broadcast>>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     events: Lane,
@@ -141,6 +143,7 @@ impl Writer {
             plan,
             storage,
             feed,
+            broadcast: None,
             clock,
             health,
             events: Lane::new(Stream::Events),
@@ -153,6 +156,11 @@ impl Writer {
             swept,
             line: Vec::new(),
         }
+    }
+
+    /// With somebody who may look on.
+    pub(super) fn beside(self, broadcast: Option<Arc<Broadcast>>) -> Self {
+        Self { broadcast, ..self }
     }
 
     /// Writes what comes through `queue`, until it is closed and empty.
@@ -187,8 +195,8 @@ impl Writer {
     /// Takes one message; returns the buffer of content, which is needed no more.
     pub(super) fn take(&mut self, message: Message) -> Option<Vec<u8>> {
         match message {
-            Message::Lines { octets, .. } => self.lines(&octets),
-            Message::Record(record) => self.record(record),
+            Message::Lines { octets, records } => self.lines(&octets, records),
+            Message::Record(record) => self.complete(record),
             Message::Kept { session, n, octets } => {
                 self.keep(&session, n, &octets);
                 return Some(octets);
@@ -250,11 +258,17 @@ impl Writer {
     }
 
     /// Appends lines of the events stream as they are, where nobody has to look into them.
-    fn lines(&mut self, lines: &[u8]) {
-        let writes = self.storage.is_some() && self.plan.streams == Streams::Events && !self.events.is_down();
-        if writes && self.missing.is_empty() && self.feed.is_none() {
-            self.events.push(lines);
-            return self.flush_when_full(Stream::Events);
+    fn lines(&mut self, lines: &[u8], records: u64) {
+        if let Some(broadcast) = self.watched() {
+            broadcast.send(lines, records);
+        }
+        let is_kept = self.storage.is_some() && self.plan.streams == Streams::Events;
+        if self.feed.is_none() && (!is_kept || (!self.events.is_down() && self.missing.is_empty())) {
+            if is_kept {
+                self.events.push(lines);
+                self.flush_when_full(Stream::Events);
+            }
+            return;
         }
         for line in lines.split_inclusive(|&octet| octet == b'\n') {
             match serde_json::from_slice(line) {
@@ -267,7 +281,13 @@ impl Writer {
         }
     }
 
-    fn record(&mut self, mut record: Box<Record>) {
+    /// Somebody looks on.
+    fn watched(&self) -> Option<&Broadcast> {
+        self.broadcast.as_deref().filter(|broadcast| broadcast.is_watched())
+    }
+
+    /// Takes a record that only the writer can complete.
+    fn complete(&mut self, mut record: Box<Record>) {
         if let Body::Content(content) = &mut record.body {
             let kept = self.kept.remove(&*record.session).filter(|kept| kept.n == content.n);
             content.kept = kept.map(|kept| kept.pieces).unwrap_or_default();
@@ -276,6 +296,16 @@ impl Writer {
             self.kept.remove(&*record.session);
             summary.events_lost += self.dropped.remove(&*record.session).unwrap_or_default();
         }
+        if let Some(broadcast) = self.watched()
+            && let Ok(mut line) = serde_json::to_vec(&record)
+        {
+            line.push(b'\n');
+            broadcast.send(&line, 1);
+        }
+        self.record(record);
+    }
+
+    fn record(&mut self, record: Box<Record>) {
         self.write_missing(&record);
         self.write(&record);
         if let Some(feed) = &mut self.feed {

@@ -150,6 +150,6 @@ mod tests {
         ] {
             assert!(last.lines().any(|there| there == line), "{line} in\n{last}");
         }
-        assert!(last.ends_with("# EOF\n") && !last.contains("script"));
+        assert!(last.ends_with("# EOF\n") && !last.contains("<script"));
     }
 }

@@ -83,7 +83,11 @@ impl Gate {
             return Err((StatusCode::MISDIRECTED_REQUEST, WRONG_HOST).into_response());
         }
         if let Some(token) = token_in(request) {
-            return Err(if same(token, &self.token) { self.admit() } else { (StatusCode::FORBIDDEN, WRONG_TOKEN).into_response() });
+            return Err(if same(token, &self.token) {
+                self.admit()
+            } else {
+                (StatusCode::FORBIDDEN, WRONG_TOKEN).into_response()
+            });
         }
         if self.has_cookie(request.headers()) { Ok(()) } else { Err((StatusCode::UNAUTHORIZED, NO_COOKIE).into_response()) }
     }

@@ -3,8 +3,12 @@
 //! Each has a listener of its own, with few connections and short patience; HTTP itself is hyper's and axum's. Neither can hold
 //! up a session: the one reads atomic numbers, the other is fed through a channel that drops what finds no place.
 
+mod filtering;
+mod gate;
 mod listener;
 mod metrics;
+mod page;
+mod stream;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,11 +16,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{AllowFrom, Config, MetricsEndpoint},
+    record::Broadcast,
     server::Reloader,
     telemetry::Counts,
 };
 
+use gate::Gate;
 use listener::Listener;
+use page::Page;
 
 /// How long the end waits for answers that are under way.
 const FINISH: Duration = Duration::from_secs(1);
@@ -25,6 +32,7 @@ const FINISH: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Web {
     metrics: Option<(Listener, Arc<Counts>)>,
+    page: Option<(Listener, Gate, Arc<Broadcast>)>,
 }
 
 /// What is being served.
@@ -33,13 +41,22 @@ pub struct Serving {
     tasks: TaskTracker,
 }
 
-/// An address could not be bound.
+/// HTTP cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve {what} on {address}: {source}; hint: {}", hint(source))]
-pub struct BindError {
-    what: &'static str,
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    /// An address could not be bound.
+    #[error("cannot serve {what} on {address}: {source}; hint: {}", hint(source))]
+    Address {
+        /// What was to be served.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// There is no token for the page.
+    #[error("cannot make a token for the live page: the system gives no random numbers")]
+    Random,
 }
 
 impl Web {
@@ -52,13 +69,31 @@ impl Web {
         let metrics = config.metrics.as_ref().map(|MetricsEndpoint { address, allow_from }| {
             Ok((bind("metrics", *address, allow_from.clone())?, Arc::new(Counts::default())))
         });
-        Ok(Self { metrics: metrics.transpose()? })
+        let page = config.page.map(|endpoint| {
+            let allow_from = if endpoint.allow_remote { AllowFrom::Any } else { AllowFrom::Loopback };
+            let listener = bind("the live page", endpoint.address, allow_from)?;
+            let gate = Gate::new(listener.address(), endpoint).map_err(|_| BindError::Random)?;
+            Ok((listener, gate, Arc::default()))
+        });
+        Ok(Self { metrics: metrics.transpose()?, page: page.transpose()? })
     }
 
     /// What sessions are to be counted in.
     #[must_use]
     pub fn counts(&self) -> Option<Arc<Counts>> {
         self.metrics.as_ref().map(|(_, counts)| Arc::clone(counts))
+    }
+
+    /// Through which records are to be sent.
+    #[must_use]
+    pub fn broadcast(&self) -> Option<Arc<Broadcast>> {
+        self.page.as_ref().map(|(_, _, broadcast)| Arc::clone(broadcast))
+    }
+
+    /// Where the page is served, with its token: for whoever started poptap, and for no log.
+    #[must_use]
+    pub fn page_url(&self) -> Option<String> {
+        self.page.as_ref().map(|(_, gate, _)| gate.url())
     }
 
     /// Where the counts are served.
@@ -69,10 +104,14 @@ impl Web {
 
     /// Serves until [`Serving::stop`]. To be called within the runtime.
     #[must_use]
-    pub fn serve(self, reloader: &Reloader) -> Serving {
+    pub fn serve(self, config: &Config, reloader: &Reloader) -> Serving {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         if let Some((listener, counts)) = self.metrics {
             tasks.spawn(listener.serve(metrics::router(&counts, reloader), stop.clone()));
+        }
+        if let Some((listener, gate, broadcast)) = self.page {
+            let page = Page::new(config, broadcast, stop.clone());
+            tasks.spawn(listener.serve(page::router(page, gate), stop.clone()));
         }
         tasks.close();
         Serving { stop, tasks }
@@ -89,7 +128,7 @@ impl Serving {
 }
 
 fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom) -> Result<Listener, BindError> {
-    Listener::bind(address, allow_from).map_err(|source| BindError { what, address, source })
+    Listener::bind(address, allow_from).map_err(|source| BindError::Address { what, address, source })
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -8,17 +8,19 @@ use std::{
 
 use axum::{
     Router,
-    extract::{self, Query, State},
+    body::Bytes,
+    extract::{self, DefaultBodyLimit, Query, State},
     http::{StatusCode, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    filtering,
     gate::{Gate, guard},
     stream,
 };
@@ -65,12 +67,13 @@ impl Page {
 
 /// All of it, behind the gate.
 pub(super) fn router(page: Page, gate: Gate) -> Router {
-    let files = FILES.into_iter().fold(Router::new(), |router, (path, kind, text)| {
-        router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text)))
-    });
+    let files = FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text))));
     files
         .route("/api/events", get(events))
         .route("/api/session/{id}", get(session))
+        .route("/api/filter", post(filter).layer(DefaultBodyLimit::max(filtering::LARGEST)))
         .fallback(async || StatusCode::NOT_FOUND)
         .with_state(Arc::new(page))
         .layer(middleware::from_fn_with_state(Arc::new(gate), guard))
@@ -79,6 +82,14 @@ pub(super) fn router(page: Page, gate: Gate) -> Router {
 async fn events(State(page): State<Arc<Page>>) -> Response {
     let body = stream::body(page.broadcast.subscribe(), page.stop.clone());
     ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+/// Which of the sessions that the page knows are meant by an expression.
+async fn filter(question: Bytes) -> Response {
+    match filtering::answer(&question) {
+        Ok(answer) => ([(CONTENT_TYPE, JSON)], answer).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("this is no question about sessions: {error}")).into_response(),
+    }
 }
 
 /// Narrows the look-up.
@@ -93,7 +104,9 @@ async fn session(
     extract::Path(id): extract::Path<String>,
     Query(Since { since }): Query<Since>,
 ) -> Response {
-    let Some(store) = page.store.clone() else { return no("no events are kept in a directory: only what passed meanwhile is known") };
+    let Some(store) = page.store.clone() else {
+        return no("no events are kept in a directory: only what passed meanwhile is known");
+    };
     let is_id = (1..=12).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_alphanumeric());
     let is_time = |text: &String| text.len() <= 40 && text.bytes().all(|octet| b"0123456789-:.TZ".contains(&octet));
     if !is_id || !since.as_ref().is_none_or(is_time) {

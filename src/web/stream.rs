@@ -120,7 +120,9 @@ mod tests {
     }
 
     fn line(kind: &str) -> String {
-        format!(r#"{{"v":1,"session":"0123456789ab","time":"2026-11-24T18:00:00.000000Z","at_us":12,"event":"{kind}","text":"x"}}"#)
+        format!(
+            r#"{{"v":1,"session":"0123456789ab","time":"2026-11-24T18:00:00.000000Z","at_us":12,"event":"{kind}","text":"x"}}"#
+        )
     }
 
     #[test]

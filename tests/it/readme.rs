@@ -13,7 +13,7 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ const DOCUMENTS: [&str; 10] = [
     "docs/metrics.md",
     "docs/policy.md",
     "docs/transcript.md",
+    "docs/web.md",
     "certs/README.md",
     "packaging/README.md",
     "tests/README.md",

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::support::{
-    http::{Answer, ask, get},
+    http::{Answer, ask, get, post},
     outside::{Client, Poptap, Server, command, converse, read_line, run},
 };
 
@@ -90,7 +90,9 @@ fn the_token_opens_the_page_and_nothing_else_does() {
         let answer = get(watched.address, &format!("/?token={token}"), &[]);
         assert!(answer.status == 403 && answer.header("set-cookie").is_none(), "{token}");
     }
-    for (path, kind) in [("/", "text/html"), ("/app.js", "text/javascript"), ("/plots.js", "text/javascript"), ("/style.css", "text/css")] {
+    for (path, kind) in
+        [("/", "text/html"), ("/app.js", "text/javascript"), ("/plots.js", "text/javascript"), ("/style.css", "text/css")]
+    {
         let answer = get(watched.address, path, &[("Cookie", &format!("a=b; {cookie}"))]);
         assert!(answer.status == 200 && answer.header("content-type").unwrap().starts_with(kind), "{path}: {}", answer.head);
     }
@@ -116,7 +118,9 @@ fn every_answer_says_what_a_browser_may_do() {
         let expected = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                         frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
         assert_eq!(policy, expected, "{}", answer.head);
-        for (name, value) in [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer"), ("cache-control", "no-store")] {
+        for (name, value) in
+            [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer"), ("cache-control", "no-store")]
+        {
             assert_eq!(answer.header(name), Some(value), "{}", answer.head);
         }
         assert!(answer.header("access-control-allow-origin").is_none());
@@ -180,7 +184,11 @@ fn a_session_is_streamed_and_hostile_text_is_nothing_but_text() {
     let kinds: Vec<_> = stored["records"].as_array().unwrap().iter().map(|record| record["event"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["opened", "greeting", "command", "reply", "command", "reply", "closed", "session"]);
     assert_eq!(stored["cut"], false);
-    for answer in [watched.get("/api/session/zzzzzzzzzzzz"), watched.get("/api/session/..%2f..%2fetc"), watched.get("/api/session/%3Cscript%3E")] {
+    for answer in [
+        watched.get("/api/session/zzzzzzzzzzzz"),
+        watched.get("/api/session/..%2f..%2fetc"),
+        watched.get("/api/session/%3Cscript%3E"),
+    ] {
         assert!(answer.status == 404 && answer.header("content-type").unwrap().starts_with("text/plain"), "{}", answer.head);
     }
     // A page that is open does not hold up the end.
@@ -241,6 +249,20 @@ fn a_viewer_that_does_not_read_holds_up_nobody() {
     let left = watched.poptap.stop();
     assert_eq!(left.session()["commands"], COMMANDS + 3);
     assert!(left.session().get("events_lost").is_none());
+}
+
+#[test]
+fn the_filter_is_answered_to_who_may_see_the_page() {
+    let watched = Watched::start("pop3://127.0.0.1:1", &[]);
+    let question = r#"{"filter":"user ~ ti","sessions":[{"facts":{"session":"a","user":"Tim"}},{"facts":{"session":"b"}}]}"#;
+    assert_eq!(post(watched.address, "/api/filter", &[], question).status, 401);
+    let cookie = watched.cookie();
+    let ask = |question: &str| post(watched.address, "/api/filter", &[("Cookie", &cookie)], question);
+    let answer = ask(question);
+    assert_eq!((answer.status, &*answer.body), (200, r#"{"exchanges":false,"holds":[true,false]}"#));
+    let wrong: Value = serde_json::from_str(&ask(r#"{"filter":"user ~","sessions":[]}"#).body).unwrap();
+    assert!(wrong["wrong"]["column"].is_u64(), "{wrong}");
+    assert_eq!(ask("{}").status, 400);
 }
 
 #[test]

@@ -37,14 +37,16 @@ fn a_session_appears_is_filtered_and_opened() {
     assert!(all >= 1);
 
     browser.press("/");
-    browser.enter("nobody-of-this-name");
+    browser.enter("user = nobody");
     browser.until(&format!("{shown} === 0"));
     assert_eq!(browser.eval("document.getElementById('hits').textContent"), format!("0 of {all}"));
     browser.press("Escape");
     browser.until(&format!("{shown} === {all}"));
     browser.press("/");
-    browser.enter("TIM complete");
-    browser.until(&format!("{shown} > 0"));
+    browser.enter("user ~ TIM and");
+    browser.until("document.getElementById('hits').textContent.startsWith('column ')");
+    browser.enter(" verb = RETR and status = +OK");
+    browser.until(&format!("document.getElementById('hits').className === '' && {shown} > 0"));
 
     browser.press("ArrowDown");
     browser.until("document.activeElement.tagName === 'TR'");

@@ -22,6 +22,7 @@ const tls = { client: {}, server: {} };
 function take(record) {
   const session = sessions.get(record.session) ?? add(record);
   session.dirty = true;
+  session.judged = -1;
   if (record.event === "session") finish(session, record);
   else update(session, record);
   if (isOdd(record)) session.odd = true;
@@ -44,7 +45,7 @@ function add(record) {
 
 function update(session, record) {
   switch (record.event) {
-    case "opened": Object.assign(session, { client: record.client, upstream: record.upstream, revealed: record.credentials_revealed }); break;
+    case "opened": Object.assign(session, { client: record.client, listener: record.listener, upstream: record.upstream, revealed: record.credentials_revealed }); break;
     case "command":
       if (!record.own) session.commands += 1;
       session.octets += record.octets;
@@ -98,11 +99,70 @@ function forget() {
 
 // ── the filter ──
 
-/// Whether a session is shown. The only place that knows what a filter means.
-function matches(session, filter) {
-  if (!filter) return true;
-  const text = [session.id, session.client, session.user, session.upstream, session.verdict, session.summary?.reason ?? "", session.odd ? "anomaly" : ""].join("\n").toLowerCase();
-  return filter.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+// poptap judges: it has the language of `sessions grep`. A session is asked about again when it has changed.
+const filter = { text: "", version: 0, wrong: null, exchanges: false, asking: false };
+
+/// Whether a session is shown.
+function matches(session) {
+  return !filter.text || filter.wrong !== null || session.holds === filter.version;
+}
+
+function search(text) {
+  Object.assign(filter, { text: text.trim(), version: filter.version + 1, wrong: null, exchanges: false });
+  redraw(true);
+  judge();
+}
+
+async function judge() {
+  if (!filter.text || filter.wrong || filter.asking) return;
+  const { text, version, exchanges } = filter;
+  const asked = [...sessions.values()].filter((session) => session.judged !== version);
+  if (!asked.length && version > 0 && filter.read === version) return;
+  asked.forEach((session) => { session.judged = version; });
+  filter.asking = true;
+  try {
+    const about = asked.map((session) => ({ facts: facts(session), exchanges: exchanges ? said(session) : [] }));
+    const answer = await fetch("/api/filter", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ filter: text, sessions: about }) });
+    if (!answer.ok) throw new Error(await answer.text());
+    const judged = await answer.json();
+    if (version === filter.version) heard(judged, asked, version);
+  } catch (error) {
+    if (version === filter.version) filter.wrong = { column: 0, message: `the filter could not be asked: ${error.message}`, hint: "" };
+  } finally {
+    filter.asking = false;
+  }
+  redraw(true);
+  if (version !== filter.version) judge();
+}
+
+function heard(judged, asked, version) {
+  filter.read = version;
+  if (judged.wrong) filter.wrong = judged.wrong;
+  else if (judged.exchanges && !filter.exchanges) {
+    // Then more has to be told.
+    filter.exchanges = true;
+    asked.forEach((session) => { session.judged = -1; });
+    setTimeout(judge);
+  } else asked.forEach((session, at) => { session.holds = judged.holds[at] ? version : -1; });
+}
+
+/// What is known of a session as a whole: its summary, or as much of one as there is.
+function facts(session) {
+  return session.summary ?? { v: 1, event: "opened", session: session.id, time: session.start, client: session.client, listener: session.listener ?? "",
+    upstream: session.upstream, user: session.user || null };
+}
+
+/// Its commands with their replies.
+function said(session) {
+  const exchanges = new Map();
+  for (const record of session.records) {
+    if (record.event === "command") exchanges.set(record.n, { n: record.n, verb: record.keyword, line: record.text, status: "" });
+    const exchange = exchanges.get(record.n);
+    if (!exchange) continue;
+    if (record.event === "reply") Object.assign(exchange, { status: record.status, reply: record.text, latency_us: record.latency_us });
+    if (record.event === "content") exchange.size = record.size;
+  }
+  return [...exchanges.values()];
 }
 
 // ── drawing ──
@@ -112,22 +172,30 @@ function schedule() {
 }
 
 function redraw(all = false) {
-  const filter = place("filter").value.trim();
   let hits = 0;
   for (const session of sessions.values()) {
     if (session.dirty || all) {
       if (session.dirty) fill(session);
-      session.row.hidden = !matches(session, filter);
+      session.row.hidden = !matches(session);
       session.dirty = false;
     }
     hits += session.row.hidden ? 0 : 1;
   }
   place("empty").hidden = sessions.size > 0;
-  place("hits").textContent = filter ? `${hits} of ${sessions.size}` : "";
+  tell(hits);
   const lost = hidden ? ` ${hidden} records were not sent to this page: it is given so many a second and no more. What is drawn of them is a sample; the transcript has them all.` : "";
   place("window").textContent = `${seen} sessions since the page was opened; the newest ${SESSIONS} are kept.${lost}`;
   plots();
   if (open?.changed) show(open);
+  judge();
+}
+
+/// How many are meant, or what is wrong with the filter.
+function tell(hits) {
+  const { text, wrong } = filter;
+  place("hits").textContent = !text ? "" : wrong ? `${wrong.column ? `column ${wrong.column}: ` : ""}${wrong.message}${wrong.hint ? ` (${wrong.hint})` : ""}` : `${hits} of ${sessions.size}`;
+  place("hits").className = wrong ? "wrong" : "";
+  place("filter").setAttribute("aria-invalid", String(wrong !== null && text !== ""));
 }
 
 function plots() {
@@ -212,7 +280,7 @@ function step(direction) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const writing = event.target === place("filter");
-  if (event.key === "Escape") { if (writing) { place("filter").value = ""; redraw(true); event.target.blur(); } else shut(); }
+  if (event.key === "Escape") { if (writing) { place("filter").value = ""; search(""); event.target.blur(); } else shut(); }
   else if (writing) { if (event.key === "ArrowDown") { event.preventDefault(); (chosen?.row.hidden === false ? chosen.row : document.querySelector("#sessions tr:not([hidden])"))?.focus(); } }
   else if (event.key === "/") { event.preventDefault(); place("filter").focus(); }
   else if (event.key === "ArrowDown" || event.key === "j") { event.preventDefault(); step("nextElementSibling"); }
@@ -221,7 +289,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "p") pause();
 });
 place("search").addEventListener("submit", (event) => event.preventDefault());
-place("filter").addEventListener("input", () => redraw(true));
+place("filter").addEventListener("input", () => search(place("filter").value));
 place("close").addEventListener("click", shut);
 place("pause").addEventListener("click", pause);
 

@@ -22,7 +22,10 @@ impl Answer {
 
 /// Asks for a page, with these further headers; without a `Host` among them, the address is it.
 pub fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut client = ask(address, path, headers, "Connection: close\r\n");
+    answer(ask(address, path, headers, "Connection: close\r\n"))
+}
+
+fn answer(mut client: Client) -> Answer {
     let (mut head, mut line) = (client.line(), client.line());
     while line != "\r\n" && !line.is_empty() {
         head.push_str(&line);
@@ -31,6 +34,17 @@ pub fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer 
     let status = head.split(' ').nth(1).unwrap_or_default().parse().unwrap_or_else(|_| panic!("no status: {head}"));
     let body = String::from_utf8(client.last()).unwrap();
     Answer { status, head, body }
+}
+
+/// Asks with something to be read, of type JSON.
+pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    let mut client = Client::to(address);
+    client.say(format!("{request}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+    answer(client)
 }
 
 /// Asks, and leaves the answer to be read.
