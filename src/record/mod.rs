@@ -24,6 +24,7 @@ mod retention;
 pub mod schema;
 mod secrets;
 mod segment;
+mod side;
 mod store;
 mod summary;
 #[cfg(test)]

@@ -257,7 +257,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Whether anybody takes events; when not, only the summary is kept.
     pub(super) fn wants_events(&self) -> bool {
-        self.is_watched() || self.keeps_events()
+        self.keeps_events() || self.is_watched()
     }
 
     fn keeps_events(&self) -> bool {

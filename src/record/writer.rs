@@ -17,11 +17,12 @@ use super::{
     broadcast::Broadcast,
     clock::{Clock, Moment},
     gap::Missing,
-    lane::{Lane, write_counted},
+    lane::Lane,
     live::Feed,
     queue::{Message, Queue, Taken},
     schema::{self, Body, Piece, Record},
-    segment::{Output, Storage, Stream},
+    segment::{Storage, Stream},
+    side::{Side, append},
     store::Loss,
     throttle::Throttle,
 };
@@ -111,13 +112,6 @@ pub(super) struct Writer {
     complaint: Throttle,
     swept: Duration,
     line: Vec<u8>,
-}
-
-/// The side file of the events segment that is open.
-struct Side {
-    name: String,
-    output: Box<dyn Output>,
-    written: u64,
 }
 
 /// What is kept of the message that a session is passing.
@@ -406,7 +400,7 @@ impl Writer {
             let storage = self.storage.as_mut().ok_or(io::ErrorKind::Unsupported)?;
             let stem = self.events.stem(&mut **storage, now)?;
             let (name, output) = storage.open_side(stem)?;
-            self.side = Some(Side { name, output, written: 0 });
+            self.side = Some(Side::new(name, output));
         }
         self.side.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -452,7 +446,7 @@ impl Writer {
     fn rotate(&mut self, now: &Moment) {
         let Some(storage) = &mut self.storage else { return };
         let Plan { rotate_size, rotate_age, .. } = self.plan;
-        let side = self.side.as_ref().map_or(0, |side| side.written);
+        let side = self.side.as_ref().map_or(0, Side::written);
         if self.events.rotate(&mut **storage, now, side, rotate_size, rotate_age) {
             self.side = None;
         }
@@ -477,30 +471,5 @@ struct Absent {
 impl Absent {
     fn record(self, session: String, time: String, at_us: u64) -> Record {
         Record { v: schema::VERSION, session, time, at_us, body: Body::Gap(self.missing.into_gap("error")) }
-    }
-}
-
-impl Side {
-    /// Appends `octets`, or leaves the file as it was.
-    fn append(&mut self, octets: &[u8]) -> io::Result<Piece> {
-        let (done, result) = write_counted(&mut *self.output, octets);
-        if let Err(error) = result {
-            // When this fails too, the octets stay, and offsets must count them.
-            if self.output.truncate(self.written).is_err() {
-                self.written += done as u64;
-            }
-            return Err(error);
-        }
-        let piece = Piece { file: self.name.clone(), offset: self.written, length: octets.len() as u64 };
-        self.written += piece.length;
-        Ok(piece)
-    }
-}
-
-/// Adds a piece, or lengthens the last one when it goes on where that ended.
-fn append(pieces: &mut Vec<Piece>, piece: Piece) {
-    match pieces.last_mut() {
-        Some(last) if last.file == piece.file && last.offset + last.length == piece.offset => last.length += piece.length,
-        _ => pieces.push(piece),
     }
 }
