@@ -188,7 +188,7 @@ impl<'a> Candidates<'a> {
             return visit(&Match { line, hits: &[], more: 0 });
         }
         if self.order.is_empty() || *self.first > *facts.start() {
-            self.first = facts.start().to_owned();
+            facts.start().clone_into(&mut self.first);
         }
         // The record of a summary is made when the session ends.
         self.last = std::mem::take(&mut self.last).max(facts.recorded().to_owned());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::mechanisms::Mechanisms;
 use crate::{
     config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsDemand, TlsMode, Upstream, XclientPolicy},
-    pop3::{Capability, Command, Keyword, Peer, Stage, Wants, apop_timestamp},
+    pop3::{Capability, Command, Keyword, Ordinal, Peer, Stage, Wants, apop_timestamp},
     tap::{Action, Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Rule, Verdict, Violation, ViolationKind},
 };
 
@@ -88,8 +88,8 @@ pub struct Builtin {
     xclient_believed: bool,
     /// Whether the server has been sent anything that may be a login or a part of one. It keeps such a name across STLS.
     login_begun: bool,
-    /// Whether STLS stands in the CAPA reply that is passing.
-    stls_listed: bool,
+    /// The CAPA in whose reply STLS stands already.
+    stls_listed: Option<Ordinal>,
     mechanisms: Mechanisms,
 }
 
@@ -106,7 +106,7 @@ impl Builtin {
             no_bindable: settings.client == ClientHop::Tls && settings.upstream_tls,
             plus_offered: None,
         };
-        Self { settings, xclient_believed: true, login_begun: false, stls_listed: false, mechanisms }
+        Self { settings, xclient_believed: true, login_begun: false, stls_listed: None, mechanisms }
     }
 
     /// What is wrong with a client that speaks something else than POP3.
@@ -118,6 +118,11 @@ impl Builtin {
     /// Whether the client may start TLS with us now.
     fn offers_stls(&self, stage: Stage) -> bool {
         matches!(self.settings.client, ClientHop::Stls { .. }) && !self.login_begun && stage == Stage::Authorization
+    }
+
+    /// Whether STLS is still to be listed in this reply.
+    fn lacks_stls(&self, reply: Replying) -> bool {
+        self.offers_stls(reply.stage) && self.stls_listed != Some(reply.n)
     }
 
     fn requires_tls(&self) -> bool {
@@ -183,11 +188,11 @@ impl Builtin {
         lists && self.edits_listings()
     }
 
-    fn capability(&mut self, line: &[u8], stage: Stage) -> Edit {
+    fn capability(&mut self, line: &[u8], reply: Replying) -> Edit {
         let capability = Capability::parse(line);
         if capability.is("STLS") {
-            if self.offers_stls(stage) && !self.stls_listed {
-                self.stls_listed = true;
+            if self.lacks_stls(reply) {
+                self.stls_listed = Some(reply.n);
                 return Edit::Keep;
             }
             return Edit::Remove { rule: STLS_CAPABILITY };
@@ -279,18 +284,18 @@ impl Filter for Builtin {
     fn response_line(&mut self, reply: Replying, line: &[u8]) -> Edit {
         match reply.keyword {
             None => self.greeting_line(line),
-            Some(Keyword::Capa) => self.capability(line, reply.stage),
+            Some(Keyword::Capa) => self.capability(line, reply),
             Some(Keyword::Auth) if self.mechanisms.drops_line(line) => Edit::Remove { rule: Rule::BuiltIn(MECHANISMS) },
             Some(_) => Edit::Keep,
         }
     }
 
     fn last_line(&mut self, reply: Replying) -> Option<Addition> {
-        let listed = std::mem::take(&mut self.stls_listed);
-        let lacks = reply.keyword == Some(Keyword::Capa) && self.offers_stls(reply.stage) && !listed;
-        // Asked once more, we have nothing to add.
-        self.stls_listed = lacks;
-        lacks.then(|| Addition { text: Arc::from(&b"STLS\r\n"[..]), rule: STLS_CAPABILITY })
+        if reply.keyword != Some(Keyword::Capa) || !self.lacks_stls(reply) {
+            return None;
+        }
+        self.stls_listed = Some(reply.n);
+        Some(Addition { text: Arc::from(&b"STLS\r\n"[..]), rule: STLS_CAPABILITY })
     }
 
     fn bears_opaque(&self) -> Result<(), ViolationKind> {

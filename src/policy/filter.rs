@@ -76,7 +76,7 @@ impl Filter for Policy {
             return guard.judge(command, context, |command, context| builtin.command(command, context));
         }
         match builtin.command(command, context) {
-            Verdict::Forward(wants) => match guard.login(command) {
+            Verdict::Forward(wants) => match guard.login(command, context) {
                 Ok(more) => Verdict::Forward(wants.or(more)),
                 Err(denied) => denied,
             },

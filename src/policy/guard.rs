@@ -10,7 +10,7 @@ use super::{
     memory::Memory,
     replies::{Replies, ReplyEdits, rewrite_text},
     rules::{Applicable, Compiled, Question},
-    ruling::{Decided, Ruling, decide, has_odd_number, message_number, named, note, refuse, refuse_as},
+    ruling::{Decided, Onward, Ruling, decide, has_odd_number, message_number, named, note, refuse, refuse_as},
     shield::{self, Change, Course, Shield},
 };
 use crate::{
@@ -143,7 +143,7 @@ impl Guard {
         let verdict = match ruling.decision {
             Decided::Refused(verdict) => verdict,
             Decided::Shielded(name) => self.shielded(command, name),
-            Decided::Onward { rewritten, wants } => self.onward(command, context, (rewritten, wants), ruling.edits, onward),
+            Decided::Onward(onwards) => self.onward(command, context, onwards, ruling.edits, onward),
         };
         if let Verdict::Forward(_) | Verdict::Rewrite { .. } = &verdict {
             self.login.forwarded(context.n, command);
@@ -154,9 +154,11 @@ impl Guard {
         verdict
     }
 
-    /// A shielded DELE changes what earlier replies are to say, and so does a RSET: these come first.
+    /// A shielded DELE changes what earlier replies are to say, and so does a RSET: these come first. So does the reply to a USER
+    /// that may be refused, and leaves another name for PASS.
     fn waits(&self, command: &Command<'_>, context: Context) -> bool {
-        self.shield.is_some() && matches!(command.keyword, Keyword::Dele | Keyword::Rset) && !context.idle
+        let changes = self.shield.is_some() && matches!(command.keyword, Keyword::Dele | Keyword::Rset);
+        !context.idle && (changes || self.login.awaits_name(command))
     }
 
     /// What the rules say. Notes what is to be recorded besides.
@@ -178,7 +180,7 @@ impl Guard {
             }
         }
         let decision = match findings.decides {
-            None => Decided::Onward { rewritten: None, wants: Wants::default() },
+            None => Decided::Onward(Onward::default()),
             Some(rule) => decide(rule, command, &mut self.notes),
         };
         Ruling { decision, edits }
@@ -208,12 +210,12 @@ impl Guard {
         &mut self,
         command: &Command<'_>,
         context: Context,
-        (rewritten, wants): (Option<(Vec<u8>, Rule)>, Wants),
+        Onward { rewritten, is_allowed, wants }: Onward,
         edits: ReplyEdits,
         onward: impl FnOnce(&Command<'_>, Context) -> Verdict,
     ) -> Verdict {
         let sent = rewritten.as_ref().map_or(*command, |(line, _)| Command::parse(line.trim_ascii_end()));
-        let (renumbered, change, wanted) = match self.course(&sent, context, rewritten.is_some() || wants.shape.is_some()) {
+        let (renumbered, change, wanted) = match self.course(&sent, context, is_allowed) {
             Course::Refuse(text) => return refuse(text, "shield"),
             Course::Forward(wants, change) => (None, change, wants),
             Course::Renumber(line, wants, change) => (Some((line, shield::RULE)), change, wants),
@@ -295,8 +297,13 @@ impl Guard {
         self.notes.push_back(Note { action, rule: Rule::BuiltIn(rule), enforced: false, tag: None });
     }
 
-    /// A login in a session without enforced rules: the limits only.
-    pub(super) fn login(&mut self, command: &Command<'_>) -> Result<Wants, Verdict> {
+    /// A login in a session without enforced rules: the limits only. One waits for another, or all that a client sends at once
+    /// would be let through before the first of them counts.
+    pub(super) fn login(&mut self, command: &Command<'_>, context: Context) -> Result<Wants, Verdict> {
+        let is_early = self.login.is_trying() && login::begins(command) || self.login.awaits_name(command);
+        if self.watches_logins && is_early && !context.idle {
+            return Err(Verdict::Wait);
+        }
         match self.attempts(command) {
             Some(denied) => Err(denied),
             None => Ok(self.wants_of_login(command)),
@@ -314,15 +321,16 @@ impl Guard {
     /// A response in a session that fails closed, or whose logins are limited.
     pub(super) fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
         let response = self.login.response(auth, line, whole);
-        if response == Response::Named
-            && let Some(denied) = self.visit().and_then(|mut visit| visit.attempt(self.login.current()).err())
-        {
+        let user = self.login.current().filter(|_| response == Response::Named).map(str::to_owned);
+        let is_telling = response == Response::Named || response == Response::Nameless && self.undecided.is_some();
+        if is_telling && let Some(denied) = self.visit().and_then(|mut visit| visit.attempt(user.as_deref()).err()) {
             let (text, rule) = (Arc::from(denied.client_line().as_bytes()), Rule::BuiltIn(denied.reason()));
             return SaslVerdict::Dismiss { text, rule };
         }
         let is_cut = response == Response::Nameless && !whole;
         let (text, rule) = match self.ruling_of_login(response) {
             Some((RuleAction::Deny(text) | RuleAction::Reply(text), rule)) if whole => {
+                self.login.cancel(auth);
                 self.replies.replace(auth, text, rule.clone());
                 return SaslVerdict::Cancel { rule };
             }

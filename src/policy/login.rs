@@ -12,6 +12,11 @@ use crate::{
 pub(super) struct Login {
     /// The last that was named.
     named: Option<Arc<str>>,
+    /// Whom a PASS is for: servers keep what USER named across an AUTH or APOP that they refuse.
+    pass_for: Option<Arc<str>>,
+    /// USERs that await their reply, in order, and whom a PASS was for before each: where a server refuses one (Cyrus: `Must give
+    /// PASS command`), it keeps the name before.
+    users: VecDeque<(Ordinal, Option<Arc<str>>)>,
     /// Whether the server let somebody in, and whom.
     is_in: bool,
     user: Option<Arc<str>>,
@@ -39,6 +44,7 @@ impl Login {
             Keyword::Auth if command.has_argument() => {
                 initial(command).and_then(|said| said.acts_as.or(said.user)).map(Cow::Owned)
             }
+            Keyword::Pass if !self.is_in => self.pass_for.as_deref().map(Cow::Borrowed),
             _ => self.current().map(Cow::Borrowed),
         }
     }
@@ -51,24 +57,47 @@ impl Login {
     /// Whether an AUTH may still tell in its exchange who it is for.
     pub(super) fn will_tell(command: &Command<'_>) -> bool {
         command.keyword == Keyword::Auth
-            && command.arguments().nth(1).is_none()
+            && !has_response(command)
             && command.arguments().next().and_then(identity::mechanism).is_some_and(names_itself)
+    }
+
+    /// Whether the reply to an earlier USER is still to tell whom a PASS is for.
+    pub(super) fn awaits_name(&self, command: &Command<'_>) -> bool {
+        command.keyword == Keyword::Pass && self.users.iter().any(|(_, before)| before.is_some() && *before != self.pass_for)
+    }
+
+    /// Whether a login awaits its reply.
+    pub(super) fn is_trying(&self) -> bool {
+        !self.attempts.is_empty()
+    }
+
+    /// The exchange of AUTH `auth` is cancelled before anything was tried.
+    pub(super) fn cancel(&mut self, auth: Ordinal) {
+        if let Some(exchange) = self.exchanges.iter_mut().find(|exchange| exchange.auth == auth) {
+            exchange.cancelled = true;
+        }
     }
 
     /// Command `n` goes to the server.
     pub(super) fn forwarded(&mut self, n: Ordinal, command: &Command<'_>) {
         match command.keyword {
-            Keyword::User | Keyword::Rpop | Keyword::Apop => self.named = named_in(command).map(Arc::from),
+            Keyword::User | Keyword::Rpop => {
+                self.named = named_in(command).map(Arc::from);
+                let before = std::mem::replace(&mut self.pass_for, self.named.clone());
+                self.users.push_back((n, before));
+            }
+            Keyword::Apop => self.named = named_in(command).map(Arc::from),
             Keyword::Auth if command.has_argument() => {
                 let mechanism = command.arguments().next().and_then(identity::mechanism);
-                let step = usize::from(command.arguments().nth(1).is_some());
+                let step = usize::from(has_response(command));
                 self.named = self.subject(command).map(Arc::from);
                 self.exchanges.push_back(Exchange { auth: n, mechanism, step, cancelled: false });
             }
             _ => {}
         }
         if begins(command) {
-            self.attempts.push_back((n, self.named.clone()));
+            let who = if command.keyword == Keyword::Pass { &self.pass_for } else { &self.named };
+            self.attempts.push_back((n, who.clone()));
         }
     }
 
@@ -93,6 +122,11 @@ impl Login {
     pub(super) fn replied(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, stage: Stage) -> Told {
         let exchange = settled(&mut self.exchanges, n, |exchange| exchange.auth);
         let who = settled(&mut self.attempts, n, |(n, _)| *n).and_then(|(_, who)| who);
+        if let Some((_, Some(before))) = settled(&mut self.users, n, |(n, _)| *n)
+            && status != Some(Status::Ok)
+        {
+            self.keep(before);
+        }
         match (keyword, status) {
             (Keyword::Pass | Keyword::Apop | Keyword::Auth, Some(Status::Ok)) if stage == Stage::Transaction => {
                 if self.is_in {
@@ -106,6 +140,15 @@ impl Login {
                 Told::Refused(who)
             }
             _ => Told::Nothing,
+        }
+    }
+
+    /// A USER was refused, and the name before it stays.
+    fn keep(&mut self, before: Arc<str>) {
+        if let Some((_, next)) = self.users.front_mut() {
+            *next = Some(before);
+        } else {
+            (self.named, self.pass_for) = (Some(before.clone()), Some(before));
         }
     }
 }
@@ -134,6 +177,11 @@ pub(super) enum Response {
     Nameless,
     /// Who it is.
     Named,
+}
+
+/// Whether an AUTH brings its first response along. `=` is an empty one (RFC 5034 §4), behind which servers still ask.
+fn has_response(command: &Command<'_>) -> bool {
+    command.arguments().nth(1).is_some_and(|response| response != b"=")
 }
 
 /// What a reply means for the login.
@@ -206,6 +254,7 @@ mod tests {
             (&["AUTH PLAIN"], None),
             (&["AUTH PLAIN", "> AGJvYgBwdw=="], Some("bob")),
             (&["AUTH LOGIN", "> Ym9i", "> cHc="], Some("bob")),
+            (&["AUTH LOGIN =", "> Ym9i", "> cHc="], Some("bob")),
             (&["USER bob", "AUTH GSSAPI"], None),
             (&["AUTH CRAM-MD5", "> Ym9iIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"], Some("bob")),
         ] {
@@ -228,6 +277,39 @@ mod tests {
         assert_eq!(login.replied(1, Keyword::Auth, ok, Stage::Transaction), Told::LoggedIn);
         told(&mut login, &["USER bob"]);
         assert_eq!(login.current(), Some("eve"), "nobody becomes somebody else behind the login");
+    }
+
+    #[test]
+    fn a_pass_is_for_whom_the_servers_last_user_named() {
+        let (ok, err) = (Some(Status::Ok), Some(Status::Err));
+        let lines = ["USER bob", "USER eve", "USER tim"];
+        for (answers, expected) in [
+            ([ok, ok, ok], "tim"),
+            ([ok, ok, err], "eve"),
+            ([ok, err, ok], "tim"),
+            ([ok, err, err], "bob"),
+            ([err, err, err], "bob"),
+        ] {
+            let mut login = Login::default();
+            told(&mut login, &lines);
+            let pass = Command::parse(b"PASS x");
+            for (n, answer) in (1..).zip(answers) {
+                assert!(login.awaits_name(&pass), "{answers:?}: the reply to {n} may change it");
+                login.replied(n, Keyword::User, answer, Stage::Authorization);
+            }
+            assert!(!login.awaits_name(&pass));
+            assert_eq!(login.subject(&pass).as_deref(), Some(expected), "{answers:?}");
+        }
+        for between in
+            [&["APOP eve x"][..], &["AUTH PLAIN AGV2ZQBwdw=="], &["AUTH PLAIN", "> AGV2ZQBwdw=="], &["AUTH LOGIN", "> *"]]
+        {
+            let mut login = Login::default();
+            told(&mut login, &[&["USER bob"], between].concat());
+            assert_eq!(login.subject(&Command::parse(b"PASS x")).as_deref(), Some("bob"), "{between:?}");
+            login.forwarded(9, &Command::parse(b"PASS x"));
+            assert_eq!(login.replied(9, Keyword::Pass, ok, Stage::Transaction), Told::LoggedIn);
+            assert_eq!(login.current(), Some("bob"), "{between:?}");
+        }
     }
 
     #[test]

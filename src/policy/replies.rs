@@ -96,7 +96,11 @@ impl Replies {
 
     /// The status line of `n`, an AUTH, is to be this, as long as the server refuses it.
     pub(super) fn replace(&mut self, n: Ordinal, text: Arc<[u8]>, rule: Rule) {
-        self.due.push_back(Due { n, edits: ReplyEdits::default(), change: Change::Nothing, text: Some((text, rule)) });
+        let text = Some((text, rule));
+        match self.of(n) {
+            Some(due) => due.text = text,
+            None => self.due.push_back(Due { n, edits: ReplyEdits::default(), change: Change::Nothing, text }),
+        }
     }
 
     /// What the shield changes in the reply to `n`.

@@ -23,8 +23,18 @@ pub(super) enum Decided {
     Refused(Verdict),
     /// It is a deletion that the server is not to see.
     Shielded(Rule),
-    /// It goes on, perhaps as another line.
-    Onward { rewritten: Option<(Vec<u8>, Rule)>, wants: Wants },
+    /// It goes on.
+    Onward(Onward),
+}
+
+/// How a command goes on.
+#[derive(Default)]
+pub(super) struct Onward {
+    /// As another line.
+    pub(super) rewritten: Option<(Vec<u8>, Rule)>,
+    /// Whether a rule says that it may: the shield asks no further.
+    pub(super) is_allowed: bool,
+    pub(super) wants: Wants,
 }
 
 const NOT_A_LINE: &[u8] = b"-ERR not allowed here\r\n";
@@ -38,12 +48,16 @@ pub(super) fn decide(rule: &Compiled, command: &Command<'_>, notes: &mut VecDequ
         RuleAction::Close(text) => Decided::Refused(Verdict::Dismiss { text: text.clone(), rule: name }),
         RuleAction::Shield => Decided::Shielded(name),
         RuleAction::Rewrite(_) => match rewritten(rule, command) {
-            Ok(line) => Decided::Onward { rewritten: line.map(|line| (line, name)), wants: Wants::default() },
+            Ok(line) => {
+                let is_allowed = line.is_some();
+                Decided::Onward(Onward { rewritten: line.map(|line| (line, name)), is_allowed, wants: Wants::default() })
+            }
             Err(text) => Decided::Refused(refuse_as(text, name)),
         },
         _ => {
             notes.push_back(note(rule));
-            Decided::Onward { rewritten: None, wants: Wants { shape: rule.shape, ..Wants::default() } }
+            let wants = Wants { shape: rule.shape, ..Wants::default() };
+            Decided::Onward(Onward { rewritten: None, is_allowed: true, wants })
         }
     }
 }

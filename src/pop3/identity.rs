@@ -57,17 +57,20 @@ pub(crate) fn read(mechanism: &str, step: usize, line: &[u8], whole: bool) -> Sa
         ("PLAIN", 0) => plain(&message),
         ("LOGIN", 0) => (whole.then_some(&message[..]), None),
         ("XOAUTH2", 0) => (field(&message, b"user="), after(&message, b"\x01auth=")),
-        ("OAUTHBEARER", 0) => (saslname(&message, b"a="), after(&message, b"\x01auth=")),
+        ("OAUTHBEARER", 0) => (gs2(&message).map(|(acts_as, _)| acts_as), after(&message, b"\x01auth=")),
         ("CRAM-MD5", 0) if whole => cram(&message),
-        (name, 0) if name.starts_with("SCRAM-") => (saslname(&message, b"n="), Some(&message[..])),
+        (name, 0) if name.starts_with("SCRAM-") => (gs2(&message).and_then(|(_, rest)| scram(rest)), Some(&message[..])),
         _ => (None, Some(&message[..])),
     };
-    let user = user.and_then(|user| readable(mechanism, user));
-    let acts_as = if (mechanism, step) == ("PLAIN", 0) {
-        readable(mechanism, message.split(|&octet| octet == 0).next().unwrap_or_default())
-    } else {
-        None
+    let asked_for = match (mechanism, step) {
+        ("PLAIN", 0) => message.split(|&octet| octet == 0).next(),
+        (name, 0) if name.starts_with("SCRAM-") => gs2(&message).map(|(acts_as, _)| acts_as),
+        _ => None,
     };
+    let asked_for = asked_for.filter(|name| !name.is_empty());
+    let acts_as = asked_for.and_then(|name| readable(mechanism, name));
+    // Where another's mailbox is asked for and cannot be told, it is not that of whoever asks.
+    let user = user.filter(|_| asked_for.is_some() == acts_as.is_some()).and_then(|user| readable(mechanism, user));
     Said { user, acts_as, secret: secret.map(|secret| Zeroizing::new(secret.to_vec())) }
 }
 
@@ -98,10 +101,18 @@ fn after<'a>(message: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     memchr::memmem::find(message, name).map_or(Some(message), |at| Some(&message[at + name.len()..]))
 }
 
-/// The value of an attribute between commas (RFC 5801 §4, RFC 5802 §5.1).
-fn saslname<'a>(message: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let mut attributes = message.split_inclusive(|&octet| octet == b',');
-    attributes.find_map(|attribute| attribute.strip_prefix(name)?.strip_suffix(b","))
+/// The authorization identity of a GS2 header, empty where there is none, and what stands behind the header (RFC 5801 §4). An
+/// `a=` anywhere else is none: the server does not look for it there.
+fn gs2(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut parts = message.splitn(3, |&octet| octet == b',');
+    let (_flag, acts_as, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    if acts_as.is_empty() { Some((acts_as, rest)) } else { Some((acts_as.strip_prefix(b"a=")?, rest)) }
+}
+
+/// The name that a SCRAM message begins with, behind its header (RFC 5802 §5.1).
+fn scram(message: &[u8]) -> Option<&[u8]> {
+    let name = message.strip_prefix(b"n=")?;
+    Some(&name[..memchr::memchr(b',', name)?])
 }
 
 /// An identity that may be written: UTF-8 without controls, with `=2C` and `=3D` read back where names are written so.
@@ -147,6 +158,10 @@ mod tests {
             ("OAUTHBEARER", 0, b"n,a=b=2Cb,\x01host=h\x01auth=Bearer t\x01\x01", Some("b,b"), Some(b"Bearer t\x01\x01")),
             ("CRAM-MD5", 0, b"bob smith 0123ab", Some("bob smith"), Some(b"0123ab")),
             ("SCRAM-SHA-256", 0, b"n,,n=bob,r=abc", Some("bob"), Some(b"n,,n=bob,r=abc")),
+            ("SCRAM-SHA-256", 0, b"n,,n=bob,r=abc,a=eve,", Some("bob"), Some(b"n,,n=bob,r=abc,a=eve,")),
+            ("SCRAM-SHA-256", 0, b"n,,m=x,n=bob,r=abc", None, Some(b"n,,m=x,n=bob,r=abc")),
+            ("OAUTHBEARER", 0, b"n,,\x01x=,a=eve,\x01auth=Bearer t\x01\x01", None, Some(b"Bearer t\x01\x01")),
+            ("PLAIN", 0, b"ad\x01min\0bob\0hunter2", None, Some(b"hunter2")),
             ("SCRAM-SHA-256", 1, b"c=biws,r=abc,p=x", None, Some(b"c=biws,r=abc,p=x")),
             ("NTLM", 0, b"NTLMSSP", None, Some(b"NTLMSSP")),
             ("LOGIN", 0, b"b\x1bob", None, None),
@@ -154,6 +169,21 @@ mod tests {
         ] {
             let expected = (user.map(str::to_owned), secret.map(<[u8]>::to_vec));
             assert_eq!(said(mechanism, step, message), expected, "{mechanism} {}", message.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn another_mailbox_that_is_asked_for() {
+        for (mechanism, message, expected) in [
+            ("PLAIN", &b"\0bob\0hunter2"[..], None),
+            ("PLAIN", b"archive\0bob\0hunter2", Some("archive")),
+            ("SCRAM-SHA-256", b"n,,n=bob,r=abc", None),
+            ("SCRAM-SHA-256", b"n,a=arc=2Chive,n=bob,r=abc", Some("arc,hive")),
+            ("SCRAM-SHA-1-PLUS", b"p=tls-unique,a=archive,n=bob,r=abc", Some("archive")),
+            ("SCRAM-SHA-256", b"n,,n=bob,r=abc,a=archive,", None),
+        ] {
+            let said = read(mechanism, 0, STANDARD.encode(message).as_bytes(), true);
+            assert_eq!(said.acts_as.as_deref(), expected, "{mechanism} {}", message.escape_ascii());
         }
     }
 

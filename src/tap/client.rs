@@ -109,6 +109,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if let Some(caps) = self.filter.caps() {
             return self.judged_line(expected, caps);
         }
+        if self.is_delayed() && self.client_cut.is_empty() {
+            return false;
+        }
         if matches!(self.fate, Fate::Open) {
             match expected {
                 ClientExpects::SaslResponse(auth) if self.filter.hears_responses() => return self.heard_response(auth),

@@ -213,6 +213,31 @@ fn an_exchange_that_is_cancelled_behind_its_credentials_counts() {
 }
 
 #[test]
+fn guesses_that_are_sent_at_once_are_let_through_one_by_one() {
+    let (server, mut poptap) = start("login_failures = 3\n");
+    let mut client = greeted(1, &poptap);
+    client.say("USER tim\r\nPASS guess\r\n".repeat(20).as_bytes());
+    let rest = client.rest();
+    assert!(rest.ends_with(ADDRESS_BLOCKED), "{rest}");
+    poptap.log_line("login failed client=127.0.0.1 failures=3");
+    let heard = String::from_utf8(server.heard()).unwrap();
+    assert_eq!(heard.matches("PASS").count(), 3, "{heard}");
+    poptap.stop();
+}
+
+#[test]
+fn a_login_that_a_rule_refuses_is_none_that_failed() {
+    let rule = "[[rule]]\nname = 'not tim'\nwhen = { stage = 'authorization', user = 'tim' }\naction = { deny = 'not tim' }\n";
+    let (_server, mut poptap) = start(&format!("login_failures = 1\n{rule}"));
+    let mut client = greeted(1, &poptap);
+    assert_eq!(client.ask("AUTH LOGIN"), "+ VXNlcm5hbWU6\r\n");
+    assert_eq!(client.ask(&STANDARD.encode("tim")), "-ERR not tim\r\n");
+    assert_eq!(Way::Login.log_in(&mut client, "eve", "guess"), ADDRESS_BLOCKED);
+    poptap.log_line("login failed client=127.0.0.1 failures=1");
+    poptap.stop();
+}
+
+#[test]
 fn a_user_has_so_many_sessions() {
     for way in WAYS {
         let (server, mut poptap) = start("sessions_per_user = 1\n");

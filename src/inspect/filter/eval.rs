@@ -181,7 +181,7 @@ impl<'a> Facts<'a> {
     }
 
     fn has_failed(&self) -> bool {
-        !self.is_running() && !(self.logged_in && self.reason == "quit")
+        !(self.is_running() || self.logged_in && self.reason == "quit")
     }
 
     fn value(&self, field: Field) -> Value<'_> {

@@ -97,7 +97,7 @@ struct Parser<'a> {
     depth: usize,
 }
 
-impl<'a> Parser<'a> {
+impl Parser<'_> {
     fn any(&mut self) -> Result<Node, FilterError> {
         let first = self.all()?;
         let mut nodes = vec![first];
@@ -192,12 +192,11 @@ impl<'a> Parser<'a> {
             other => (other, false),
         };
         let comparison = match positive {
-            "=" => Comparison::Equal,
+            "=" | "~" => Comparison::Equal,
             "<" => Comparison::Less,
             "<=" => Comparison::AtMost,
             ">" => Comparison::More,
             ">=" => Comparison::AtLeast,
-            "~" => Comparison::Equal,
             other => return Err(self.fault(operator_place, &format!("`{other}` is no operator"), OPERATORS)),
         };
         let is_text = matches!(kind, Kind::Text | Kind::Names | Kind::Address);

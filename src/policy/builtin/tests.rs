@@ -84,9 +84,9 @@ fn judged(filter: &mut Builtin, line: &[u8], stage: Stage) -> String {
     }
 }
 
-/// A listing as the client gets it.
+/// A listing as the client gets it; each answers a command of its own.
 fn listed(filter: &mut Builtin, keyword: Keyword, stage: Stage, lines: &[&str]) -> Vec<String> {
-    let reply = Replying { n: 1, keyword: Some(keyword), stage };
+    let reply = Replying { n: filter.stls_listed.unwrap_or(0) + 1, keyword: Some(keyword), stage };
     let mut shown = Vec::new();
     for line in lines {
         let line = format!("{line}\r\n");
