@@ -216,6 +216,23 @@ fn without_a_transcript_the_page_lives_on_what_passes() {
     assert!(stored.status == 404 && stored.body.contains("no events are kept"), "{}", stored.body);
 }
 
+/// Where only summaries are kept, events are for the page alone, and no file has them.
+#[test]
+fn where_summaries_alone_are_kept_the_page_has_events() {
+    let server = Server::once(converse);
+    let settings = "[transcript]\nrecord = \"sessions\"\n";
+    let watched = Watched::of(Poptap::start(settings, &["--upstream", &server.url("pop3"), "--web", "127.0.0.1:0"]));
+    let mut events = watched.events();
+    let mut client = watched.poptap.connect();
+    client.log_in();
+    assert_eq!(events.next("command")["keyword"], "USER");
+    client.ask("QUIT");
+    client.rest();
+    let summary = events.next("session");
+    let left = watched.poptap.stop();
+    assert_eq!((left.session()["session"].as_str(), left.events.len()), (summary["session"].as_str(), 0));
+}
+
 /// More than a browser gets in a second, to one that reads nothing: the session goes on, and the transcript has it all.
 #[test]
 fn a_viewer_that_does_not_read_holds_up_nobody() {

@@ -58,13 +58,19 @@ export function isOdd(record) {
   return record.event === "anomaly" || record.event === "opaque" || record.event === "gap" || (record.event === "content" && !record.complete);
 }
 
-function row(record) {
+/// Whether a reply stands right behind its command.
+function isNext(record, before) {
+  return before?.event === "command" && before.n === record.n;
+}
+
+function row(record, before) {
   const [who, text, remark, kind] = words(record);
   const made = element("li", kind || "");
   made.append(element("span", "at", `+${(record.at_us / 1e6).toFixed(3)}`), element("span", "who", who));
   const rest = element("span");
   if (text) rest.append(element("span", kind === "err" ? "err" : "", text));
   if (remark) rest.append(element("span", "remark", remark));
+  if (record.event === "reply" && !isNext(record, before)) rest.append(element("span", "remark", `  ← ${record.keyword} (${record.n})`));
   if (record.latency_us >= SLOW) rest.append(element("span", "slow", `  (after ${time(record.latency_us)})`));
   made.append(rest);
   return made;
@@ -108,5 +114,5 @@ export function draw(places, session, records, note) {
   places.about.textContent = [session.client, session.user ? `user ${session.user}` : "", session.upstream, session.verdict].filter(Boolean).join(" · ");
   places.note.textContent = [note, shown.length < records.length ? `The last ${LINES} of ${records.length} records are shown.` : ""].filter(Boolean).join(" ");
   strip(places.strip, shown);
-  places.lines.replaceChildren(...shown.map(row));
+  places.lines.replaceChildren(...shown.map((record, at) => row(record, shown[at - 1])));
 }

@@ -38,7 +38,8 @@ fn answer(mut client: Client) -> Answer {
 
 /// Asks with something to be read, of type JSON.
 pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    let mut request =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
