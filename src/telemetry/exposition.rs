@@ -1,4 +1,4 @@
-//! Numbers as the lines of an OpenMetrics page.
+//! Numbers as the lines of an `OpenMetrics` page.
 
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric as _},

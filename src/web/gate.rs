@@ -78,18 +78,17 @@ impl Gate {
         format!("http://{host}/?token={}", self.token)
     }
 
-    fn judge(&self, request: &Request) -> Result<(), Response> {
+    /// What is answered in place of what was asked for; `None` where that may be had.
+    fn judge(&self, request: &Request) -> Option<Response> {
         if !request.headers().get(HOST).is_some_and(|host| self.is_host(host)) {
-            return Err((StatusCode::MISDIRECTED_REQUEST, WRONG_HOST).into_response());
+            return Some((StatusCode::MISDIRECTED_REQUEST, WRONG_HOST).into_response());
         }
         if let Some(token) = token_in(request) {
-            return Err(if same(token, &self.token) {
-                self.admit()
-            } else {
-                (StatusCode::FORBIDDEN, WRONG_TOKEN).into_response()
-            });
+            let is_right = same(token, &self.token);
+            return Some(if is_right { self.admit() } else { (StatusCode::FORBIDDEN, WRONG_TOKEN).into_response() });
         }
-        if self.has_cookie(request.headers()) { Ok(()) } else { Err((StatusCode::UNAUTHORIZED, NO_COOKIE).into_response()) }
+        let is_known = self.has_cookie(request.headers());
+        (!is_known).then(|| (StatusCode::UNAUTHORIZED, NO_COOKIE).into_response())
     }
 
     /// To the page, with the cookie, and without the token in the address.
@@ -117,8 +116,8 @@ impl Gate {
 /// Lets nobody through who may not pass, and says with every answer what may be done with it.
 pub(super) async fn guard(State(gate): State<std::sync::Arc<Gate>>, request: Request, next: Next) -> Response {
     let mut response = match gate.judge(&request) {
-        Ok(()) => next.run(request).await,
-        Err(response) => response,
+        None => next.run(request).await,
+        Some(response) => response,
     };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

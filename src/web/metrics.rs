@@ -23,7 +23,7 @@ use crate::{
     telemetry::{Counts, constant, counters, gauge, gauges},
 };
 
-/// OpenMetrics 1.0.
+/// `OpenMetrics` 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 
