@@ -3,6 +3,7 @@
 mod http;
 mod rules;
 mod sessions;
+mod sums;
 
 use std::path::PathBuf;
 
@@ -10,13 +11,13 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64Val
 use clap_complete::Shell;
 
 use crate::config::{
-    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, Period, StlsPolicy, UpstreamUrl,
-    XclientPolicy,
+    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
 pub use http::HttpArgs;
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
-pub use sessions::{FollowArgs, GrepArgs, ListArgs, WhichArgs};
+pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
+pub use sums::{AuditArgs, By, StatsArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -263,39 +264,12 @@ pub enum SessionsCommand {
     Follow(FollowArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
-    /// Sum up the recorded sessions: logins, errors, and what rules did, or would have done.
+    /// Sum up the recorded sessions: who, over what, commands and how long they took, and what rules did, or would have done.
     Stats(StatsArgs),
-}
-
-/// What `sessions stats` takes.
-#[derive(Args, Clone, Debug)]
-pub struct StatsArgs {
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Only sessions that began so long ago or less, such as `2h` or `7 days`.
-    #[arg(long, value_name = "PERIOD", value_parser = Argument::<Period>::new())]
-    pub since: Option<Period>,
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `sessions show` takes.
-#[derive(Args, Clone, Debug)]
-pub struct ShowArgs {
-    /// The session's id, or the beginning of it.
-    #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]
-    pub id: Option<String>,
-    /// The session that ended last.
-    #[arg(long)]
-    pub last: bool,
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Print the records as JSON Lines.
-    #[arg(long)]
-    pub json: bool,
+    /// List who logged in, from where and over what: whom to call before plain text is switched off.
+    ///
+    /// Kept for longer than the sessions themselves, in a roll-up beside them; it says how far back it reaches.
+    Audit(AuditArgs),
 }
 
 /// Which transcript store is read: found as `run` finds it.

@@ -1,4 +1,4 @@
-//! What `sessions list`, `sessions grep` and `sessions follow` take.
+//! What `sessions list`, `grep`, `follow` and `show` take.
 
 use std::ffi::OsStr;
 
@@ -39,7 +39,8 @@ Examples:
   poptap sessions grep 'tls.client = none and logged-in' --json
       logins in clear, for a script
 
-Exit codes: 0 something matches, 1 nothing does, 64 wrong usage, 69 no such store";
+Exit codes:
+  0 something matches, 1 nothing does, 64 wrong usage, 69 no such store";
 
 /// What `sessions grep` takes.
 #[derive(Args, Clone, Debug)]
@@ -77,6 +78,29 @@ pub struct FollowArgs {
     /// Print records as JSON Lines.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `sessions show` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// The session's id, or the beginning of it.
+    #[arg(value_name = "ID", required_unless_present = "last", conflicts_with = "last")]
+    pub id: Option<String>,
+    /// The session that ended last.
+    #[arg(long)]
+    pub last: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Unfold the messages, as far as their content was kept.
+    #[arg(long)]
+    pub bodies: bool,
+    /// Print the records as JSON Lines.
+    #[arg(long, conflicts_with = "bodies")]
+    pub json: bool,
+    /// Never start a pager.
+    #[arg(long)]
+    pub no_pager: bool,
 }
 
 /// Which sessions are wanted.

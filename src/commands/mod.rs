@@ -2,11 +2,13 @@
 
 mod certs;
 mod demo;
+mod pager;
 mod probe;
 mod reload;
 mod rules;
 mod run;
 mod sessions;
+mod sums;
 
 use std::{
     fmt,
@@ -17,7 +19,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, RunArgs, SessionsCommand, ShowArgs, StatsArgs},
+    cli::{Cli, Command, ConfigCommand, RunArgs, SessionsCommand},
     config::{self, Loaded},
     inspect,
     telemetry::StartError,
@@ -99,8 +101,9 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::List(args)) => sessions::list(&args),
         Command::Sessions(SessionsCommand::Grep(args)) => sessions::grep(&args),
         Command::Sessions(SessionsCommand::Follow(args)) => sessions::follow(&args),
-        Command::Sessions(SessionsCommand::Show(args)) => show(&args),
-        Command::Sessions(SessionsCommand::Stats(args)) => stats(&args),
+        Command::Sessions(SessionsCommand::Show(args)) => sessions::show(&args),
+        Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
+        Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -122,19 +125,6 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
         )
     })?;
     print(&effective)
-}
-
-fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let store = config::store(&args.store)?;
-    let which = args.id.clone().map_or(inspect::Which::Last, inspect::Which::Id);
-    Ok(inspect::show(&store, &which, inspect::View::of_stdout(args.json), &mut io::stdout().lock(), &mut io::stderr().lock())?)
-}
-
-fn stats(args: &StatsArgs) -> Result<(), Failure> {
-    let store = config::store(&args.store)?;
-    let since = args.since.map(|period| inspect::ago(period.0));
-    let view = inspect::View::of_stdout(args.json);
-    Ok(inspect::stats(&store, since.as_deref(), view, &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {
@@ -246,7 +236,7 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (6, 6), "no example is filled");
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (8, 8), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
     }
 }

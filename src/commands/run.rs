@@ -240,11 +240,20 @@ fn where_transcripts_go(transcript: Option<&Transcript>) -> String {
     match &transcript.place {
         Place::Stdout => format!("the transcript goes to standard output: {secrets}, no message content"),
         Place::Directory(path) => format!(
-            "transcripts go to {}: {secrets}, {content}; events are kept for {}, summaries for {}",
+            "transcripts go to {}: {secrets}, {content}; events are kept for {}, summaries for {}{}",
             path.display(),
             Period(transcript.keep_events.age),
             Period(transcript.keep_sessions.age),
+            roll_up(transcript),
         ),
+    }
+}
+
+/// Names and addresses that are kept for longer than all else.
+fn roll_up(transcript: &Transcript) -> String {
+    match transcript.audit_rows {
+        0 => String::new(),
+        _ => format!(", who logged in for {}", Period(transcript.audit_keep)),
     }
 }
 
@@ -308,7 +317,7 @@ mod tests {
         let mut transcript = config::load(&args).unwrap().config.transcript.unwrap();
         assert_eq!(
             where_transcripts_go(Some(&transcript)),
-            "transcripts go to /nowhere/t: no passwords, no message content; events are kept for 7 days, summaries for 90 days"
+            "transcripts go to /nowhere/t: no passwords, no message content; events are kept for 7 days, summaries for 90 days, who logged in for 400 days"
         );
         (transcript.content, transcript.reveal_credentials) = (ContentPolicy::Lines(5), true);
         let said = where_transcripts_go(Some(&transcript));

@@ -158,6 +158,8 @@ fn transcript_section(transcript: &Transcript) -> TranscriptSection {
         rotate_size: Some(Size(transcript.rotate_size)),
         rotate_age: Some(Period(transcript.rotate_age)),
         compress: Some(transcript.compress),
+        audit_rows: u32::try_from(transcript.audit_rows).ok(),
+        audit_keep: Some(Period(transcript.audit_keep)),
         buffer: Some(Size(transcript.buffer)),
         on_full: Some(transcript.on_full),
         wait_limit: Some(WaitLimit(transcript.wait_limit)),

@@ -188,6 +188,10 @@ pub(super) struct TranscriptSection {
     pub(super) rotate_age: Option<Period>,
     /// Whether finished segments are compressed.
     pub(super) compress: Option<bool>,
+    /// Rows of the roll-up that `sessions audit` reads, at most; with 0 none is kept.
+    pub(super) audit_rows: Option<u32>,
+    /// Rows that were not seen for so long are removed from it.
+    pub(super) audit_keep: Option<Period>,
     /// Octets that may wait for the writer, over all sessions.
     pub(super) buffer: Option<Size>,
     /// What happens when that many wait.

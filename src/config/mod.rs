@@ -184,6 +184,10 @@ pub struct Transcript {
     pub keep_events: Retention,
     /// Retention of the session summaries.
     pub keep_sessions: Retention,
+    /// Rows of the roll-up that `sessions audit` reads, at most; with 0 none is kept.
+    pub audit_rows: usize,
+    /// Rows that were not seen for so long are removed from it.
+    pub audit_keep: Duration,
     /// Octets that may wait for the writer, over all sessions.
     pub buffer: u64,
     /// What happens when that many wait.

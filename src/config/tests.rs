@@ -309,6 +309,8 @@ const EVERYTHING: &str = "
     wait_limit = '0'
     on_error = 'refuse'
     keep_events = { age = '1h', size = '1 GB', segments = 3 }
+    audit_rows = 14
+    audit_keep = '15 days'
     keep_sessions = { age = '1500ms' }
     [limits]
     connections = 7

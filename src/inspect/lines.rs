@@ -9,9 +9,9 @@ use std::{
 };
 
 use memchr::memchr;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{human, paint::harmless};
+use super::{brief::Brief, human, paint::harmless};
 use crate::record::schema::{Record, VERSION};
 
 /// The longest line that is read, in octets. The longest that is written holds a listing of 64 KiB, escaped.
@@ -84,6 +84,29 @@ impl Lines {
                 None
             }
         }
+    }
+
+    /// The line as a summary; `None` when it is another record, and, counted, when it is none of a version that we know.
+    pub(super) fn brief(&mut self) -> Option<Brief<'_>> {
+        match serde_json::from_slice::<Brief<'_>>(&self.line) {
+            Ok(brief) if brief.v == VERSION && brief.event != "session" => None,
+            Ok(brief) if brief.v == VERSION && !brief.start.is_empty() => Some(brief),
+            Ok(_) => {
+                self.faults.foreign += 1;
+                None
+            }
+            Err(_) => {
+                self.faults.unreadable_behind(&mut *self.reader);
+                None
+            }
+        }
+    }
+
+    /// The line as something else than a record; `None`, and counted, when it is not that.
+    pub(super) fn other<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let other = serde_json::from_slice(&self.line).ok();
+        self.faults.unreadable += u64::from(other.is_none());
+        other
     }
 
     /// The whole record; `None`, and counted, when its event is not one that we know. To be asked behind `head`.

@@ -16,12 +16,17 @@
 //! * [`list()`], [`grep()`], [`follow()`] and [`show()`] are commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
+//! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
 //! Nothing here interprets what a client or server sent: texts come escaped from the transcript and are shown as they are.
 
+mod audit;
+mod brief;
+mod counts;
 mod error;
+mod figures;
 pub mod filter;
 mod find;
 mod follow;
@@ -31,6 +36,7 @@ mod kept;
 mod lines;
 mod list;
 mod live;
+mod message;
 mod paint;
 mod pairing;
 mod progress;
@@ -45,12 +51,13 @@ mod tail;
 mod testing;
 mod view;
 
+pub use audit::{Audited, Form, audit};
 pub use error::InspectError;
 pub use follow::follow;
 pub use grep::{count, grep};
 pub use list::{Selection, list};
 pub use live::Terminal;
 pub use show::{Which, each_record, each_record_since, show};
-pub use stats::stats;
+pub use stats::{Span, Summing, stats};
 pub use store::ago;
 pub use view::View;

@@ -20,15 +20,21 @@ const SLOW: u64 = 100_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conversation {
     pairing: Pairing,
+    latencies: bool,
 }
 
 impl Conversation {
+    /// One in which every reply shows how long it took, not only those that took long.
+    pub(super) fn with_latencies() -> Self {
+        Self { latencies: true, ..Self::default() }
+    }
+
     /// The lines of a record, the first with its time in seconds since the session was opened.
     pub(super) fn lines(&mut self, record: &Record, next: Option<&Record>) -> Vec<Line> {
         let number = self.pairing.number(&record.body, next.map(|next| &next.body));
         let mut time = format!("+{}.{:03}", record.at_us / 1_000_000, record.at_us / 1000 % 1000);
         let mut lines = Vec::new();
-        for line in body(&record.session, &record.body, number) {
+        for line in body(&record.session, &record.body, number, self.latencies) {
             lines.push(Line::new(Look::Dim, &format!("{time:>8}  ")).then(line));
             time.clear();
         }
@@ -36,14 +42,14 @@ impl Conversation {
     }
 }
 
-fn body(session: &str, body: &Body, number: Option<u64>) -> Vec<Line> {
+fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
     match body {
         Body::Opened(opened) => self::opened(session, opened),
         Body::Tls(tls) => vec![self::tls(tls)],
         Body::Greeting(greeting) => vec![self::greeting(greeting)],
         Body::Command(command) => vec![self::command(command, number)],
         Body::Sasl(sasl) => vec![self::sasl(sasl)],
-        Body::Reply(reply) => vec![self::reply(reply, number)],
+        Body::Reply(reply) => vec![self::reply(reply, number, latencies)],
         Body::Content(content) => self::content(content, number),
         Body::ClientData(data) => vec![client_data(data)],
         Body::Unsolicited(line) => vec![unsolicited(line)],
@@ -123,15 +129,23 @@ fn sasl(sasl: &Sasl) -> Line {
     }
 }
 
-fn reply(reply: &Reply, number: Option<u64>) -> Line {
+fn reply(reply: &Reply, number: Option<u64>, latencies: bool) -> Line {
     let mut line = said(Hop::Upstream, number, &reply.line);
     if reply.local {
         line = aside(line, "written by poptap, not by the server");
     }
-    if reply.latency_us >= SLOW {
-        line = aside(line, &format!("after {}", human::duration(reply.latency_us)));
+    if reply.latency_us >= SLOW || latencies && !reply.local {
+        line = aside(line, &format!("after {}", latency(reply.latency_us)));
     }
     line
+}
+
+/// Microseconds, to a tenth of a millisecond where there are few.
+fn latency(microseconds: u64) -> String {
+    match microseconds {
+        0..10_000 => format!("{}.{} ms", microseconds / 1000, microseconds / 100 % 10),
+        _ => human::duration(microseconds),
+    }
 }
 
 fn content(content: &Content, number: Option<u64>) -> Vec<Line> {

@@ -1,6 +1,9 @@
 //! `poptap sessions show`: one session, from its opening to its verdict.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use memchr::memmem;
 
@@ -8,13 +11,18 @@ use super::{
     InspectError, View,
     find::{Found, find, newest},
     human,
+    kept::Kept,
     lines::Head,
+    message,
     paint::{Line, Look},
     render::{Conversation, alarm, particulars, undelivered, verdict},
     store::Store,
     view::{finish, write_json},
 };
-use crate::record::schema::{Body, Opened, Record, Summary, Tls};
+use crate::{
+    escape::escape_line,
+    record::schema::{Body, Content, Opened, Piece, Record, Summary, Tls},
+};
 
 /// Which session is to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +45,7 @@ pub enum Which {
 pub fn show(directory: &Path, which: &Which, view: View, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), InspectError> {
     let mut store = Store::new(directory);
     let result = found(&mut store, which).and_then(|found| {
-        if view.json { show_json(&mut store, &found, out) } else { show_text(&mut store, &found, view.colour, out) }
+        if view.json { show_json(&mut store, &found, out) } else { show_text(&mut store, &found, view, out) }
     });
     finish(&store, result, out, err)
 }
@@ -102,8 +110,8 @@ fn show_json(store: &mut Store<'_>, found: &Found, out: &mut dyn Write) -> Resul
     }
 }
 
-fn show_text(store: &mut Store<'_>, found: &Found, colour: bool, out: &mut dyn Write) -> Result<(), InspectError> {
-    let mut page = Page { out, colour };
+fn show_text(store: &mut Store<'_>, found: &Found, view: View, out: &mut dyn Write) -> Result<(), InspectError> {
+    let mut page = Page { out, colour: view.colour, bodies: view.bodies };
     page.write(&header(found))?;
     page.blank()?;
     page.conversation(store, found)?;
@@ -115,6 +123,7 @@ fn show_text(store: &mut Store<'_>, found: &Found, colour: bool, out: &mut dyn W
 struct Page<'a> {
     out: &'a mut dyn Write,
     colour: bool,
+    bodies: bool,
 }
 
 impl Page<'_> {
@@ -131,16 +140,111 @@ impl Page<'_> {
         if let Some(why) = what_is_missing(found) {
             self.write(&[alarm(Look::Gap, why)])?;
         }
-        let mut conversation = Conversation::default();
+        let directory = store.directory();
+        let mut kept = Kept::new(&directory);
+        let mut conversation = Conversation::with_latencies();
         let mut held: Option<Record> = None;
         each_event(store, found, &mut |_, record| {
-            let lines = held.as_ref().map(|held| conversation.lines(held, Some(&record)));
+            if let Some(held) = &held {
+                self.record(held, &conversation.lines(held, Some(&record)), &mut kept)?;
+            }
             // The opening stands in the header.
             held = (!matches!(record.body, Body::Opened(_))).then_some(record);
-            self.write(&lines.unwrap_or_default())
+            Ok(())
         })?;
-        let last = held.map(|held| conversation.lines(&held, None));
-        self.write(&last.unwrap_or_default())
+        held.map_or(Ok(()), |held| self.record(&held, &conversation.lines(&held, None), &mut kept))
+    }
+
+    fn record(&mut self, record: &Record, lines: &[Line], kept: &mut Kept<'_>) -> Result<(), InspectError> {
+        self.write(lines)?;
+        match &record.body {
+            Body::Content(content) if !content.kept.is_empty() => self.kept(content, kept),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a message says of itself, and, where that is wanted, all that was kept of it.
+    fn kept(&mut self, content: &Content, kept: &mut Kept<'_>) -> Result<(), InspectError> {
+        let mut octets = Vec::new();
+        if let Err(error) = kept.copy(&beginning_of(&content.kept), &mut octets) {
+            return self.write(&[beside(Look::Gap, &format!("what was kept of it cannot be read: {}", why(&error)))]);
+        }
+        let fields = message::fields(&octets).into_iter().map(|(name, value)| beside(Look::Plain, &format!("{name}: {value}")));
+        self.write(&fields.collect::<Vec<_>>())?;
+        if !self.bodies {
+            return Ok(());
+        }
+        let mut unfolded = Unfolded { page: self, line: Vec::new(), failed: None };
+        let copied = kept.copy(&content.kept, &mut unfolded).and_then(|()| unfolded.flush());
+        match (unfolded.failed.take(), copied) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => self.write(&[beside(Look::Gap, &format!("cannot be read on: {}", why(&error)))]),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+/// Something that stands below a line of the conversation.
+fn beside(look: Look, text: &str) -> Line {
+    Line::new(Look::Dim, &" ".repeat(13)).with(look, text)
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "its file is gone (it has expired)".to_owned(),
+        io::ErrorKind::UnexpectedEof => "its file ends before it".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// As much as is looked at for the header.
+fn beginning_of(pieces: &[Piece]) -> Vec<Piece> {
+    let mut left = message::LOOKED_AT;
+    let cut = pieces.iter().map(|piece| {
+        let length = piece.length.min(left);
+        left -= length;
+        Piece { length, ..piece.clone() }
+    });
+    cut.filter(|piece| piece.length > 0).collect()
+}
+
+/// Shows octets line by line, each of at most [`Unfolded::LONGEST`] of them.
+struct Unfolded<'a, 'b> {
+    page: &'a mut Page<'b>,
+    line: Vec<u8>,
+    failed: Option<InspectError>,
+}
+
+impl Unfolded<'_, '_> {
+    const LONGEST: usize = 2000;
+
+    fn show(&mut self) -> io::Result<()> {
+        let text = escape_line(&std::mem::take(&mut self.line));
+        self.page.write(&[beside(Look::Server, &format!("| {text}"))]).map_err(|error| {
+            self.failed = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    }
+}
+
+impl Write for Unfolded<'_, '_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        for piece in octets.split_inclusive(|&octet| octet == b'\n') {
+            for part in piece.chunks(Self::LONGEST) {
+                if self.line.len() + part.len() > Self::LONGEST {
+                    self.show()?;
+                }
+                self.line.extend_from_slice(part);
+            }
+            if piece.ends_with(b"\n") {
+                self.show()?;
+            }
+        }
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.line.is_empty() { Ok(()) } else { self.show() }
     }
 }
 
@@ -318,23 +422,24 @@ user      bob, logged in with USER
   +0.041  -- TLS with the server (implicit): TLSv1.3, TLS13_AES_256_GCM_SHA384; certificate CN=pop.example.net; issued by CN=Example CA; valid until 2027-01-23T00:00:00Z
   +0.060  S: +OK ready
   +0.061  C: CAPA
-  +0.062  S: +OK
+  +0.062  S: +OK  (after 1.0 ms)
   +0.062  -- command 1: poptap leaves a line out of the server's answer (rule stls-upstream)
   +0.062  S: TOP
           S: UIDL
           S: .
   +0.070  C: USER bob
-  +0.071  S: +OK
+  +0.071  S: +OK  (after 1.0 ms)
   +0.072  C: PASS <withheld, 17 octets>
   +0.400  S: +OK Logged in.  (after 328 ms)
   +0.401  C: RETR 1
-  +0.402  S: +OK 34400 octets
+  +0.402  S: +OK 34400 octets  (after 1.0 ms)
   +0.410  S: [message: 512 lines, 34 kB, sha256 1a2b3c4d…]
              [kept in content-x.bin at 12, 600 octets]
+             what was kept of it cannot be read: its file is gone (it has expired)
   +0.420  C: [5] <unknown, so withheld, 9 octets>
   +0.420  C: [6] QUIT
-  +0.421  S: [5] <withheld, since it repeats a secret, 20 octets>
-  +0.422  S: [6] +OK Bye \\x1B
+  +0.421  S: [5] <withheld, since it repeats a secret, 20 octets>  (after 1.0 ms)
+  +0.422  S: [6] +OK Bye \\x1B  (after 2.0 ms)
   +0.423  -- closed by the client (quit)
           !! 7 octets of the server's never reached the client
 ";
@@ -385,7 +490,7 @@ user      bob, logged in with USER
         let (text, _) = Shelf::new().with(EVENTS, reply("ab12", 5, 7, "NOOP", "+OK", 1000)).show("ab12", TEXT);
         assert!(text.contains("\nopened    unknown\nclient    unknown on unknown, plain\n"), "{text}");
         assert!(
-            text.contains("\n!! the beginning of this session is missing: its events have expired\n  +0.005  S: +OK\n"),
+            text.contains("\n!! the beginning of this session is missing: its events have expired\n  +0.005  S: +OK  (after 1.0 ms)\n"),
             "{text}"
         );
         assert!(text.contains("\n!! no summary: "), "{text}");

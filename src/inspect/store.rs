@@ -11,6 +11,7 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 
 use super::{
     InspectError,
+    brief::Brief,
     lines::{Lines, Reports},
     progress::Progress,
 };
@@ -70,6 +71,11 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// When it was begun: digits of a time, which sort as times do.
+    pub(super) fn start(&self) -> &str {
+        &self.start
+    }
+
     /// `name` taken apart; `None` when it is not a segment of this stream. A name that only begins and ends like one (put
     /// together by hand, say) counts too.
     fn parse(stream: Stream, name: &str) -> Option<Self> {
@@ -94,6 +100,10 @@ impl Segment {
         let is_stamp = self.start.len() == 16 && self.start.as_bytes()[8] == b'T';
         !is_stamp || short.len() < 15 || self.start[..15] <= *short
     }
+}
+
+fn is_rollup(name: &str) -> bool {
+    name.strip_prefix("audit-").is_some_and(|rest| rest.strip_suffix(".jsonl").is_some())
 }
 
 fn number(part: Option<&str>) -> u64 {
@@ -174,6 +184,43 @@ impl<'a> Store<'a> {
     /// The file of a segment that is not compressed.
     pub(super) fn plain(&self, segment: &Segment) -> Option<File> {
         ENDINGS[..2].iter().find_map(|ending| File::open(self.directory.join(format!("{}{ending}", segment.stem))).ok())
+    }
+
+    /// Visits the summaries in all segments that `wanted` does not leave out.
+    pub(super) fn each_summary(
+        &mut self,
+        wanted: impl Fn(&Self, &Segment) -> bool,
+        mut visit: impl FnMut(&Brief<'_>),
+    ) -> Result<(), InspectError> {
+        for segment in self.segments(Stream::Sessions)? {
+            if !wanted(self, &segment) {
+                continue;
+            }
+            let Some(mut lines) = self.open(&segment) else { continue };
+            while lines.advance() {
+                lines.brief().iter().for_each(&mut visit);
+            }
+            lines.finish(&mut self.reports);
+        }
+        Ok(())
+    }
+
+    /// The files of roll-ups, as lines.
+    pub(super) fn rollups(&mut self) -> Result<Vec<Lines>, InspectError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.directory).map_err(|error| self.unreadable(error))? {
+            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
+            names.extend(name.to_str().filter(|name| is_rollup(name)).map(str::to_owned));
+        }
+        names.sort();
+        let mut rollups = Vec::new();
+        for name in names {
+            match File::open(self.directory.join(&name)).and_then(|file| Lines::new(name.clone(), file)) {
+                Ok(lines) => rollups.push(lines),
+                Err(error) => self.reports.unread(&name, &error),
+            }
+        }
+        Ok(rollups)
     }
 
     /// When a segment was written to last, as the transcript writes times; nothing in it is younger.

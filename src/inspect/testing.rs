@@ -8,9 +8,9 @@ use super::{InspectError, Selection, View, Which, list, show};
 use crate::record::schema::Record;
 
 /// Text without colours.
-pub(super) const TEXT: View = View { json: false, colour: false, width: None };
+pub(super) const TEXT: View = View { json: false, colour: false, width: None, bodies: false };
 /// JSON Lines.
-pub(super) const JSON: View = View { json: true, colour: false, width: None };
+pub(super) const JSON: View = View { json: true, ..TEXT };
 
 /// A store in a directory of its own.
 pub(super) struct Shelf {

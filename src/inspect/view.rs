@@ -15,6 +15,8 @@ pub struct View {
     pub colour: bool,
     /// Columns to which the lines of a table are cut; `None` cuts nothing.
     pub width: Option<usize>,
+    /// Whether the content of messages that was kept is shown line by line.
+    pub bodies: bool,
 }
 
 impl View {
@@ -22,7 +24,7 @@ impl View {
     #[must_use]
     pub fn of_stdout(json: bool) -> Self {
         let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
-        Self { json, colour: coloured(), width }
+        Self { json, colour: coloured(), width, bodies: false }
     }
 }
 

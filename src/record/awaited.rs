@@ -16,6 +16,8 @@ pub(super) struct Asked {
     n: Ordinal,
     pub(super) keyword: Keyword,
     pub(super) at_us: u64,
+    /// poptap asked it on its own account.
+    pub(super) own: bool,
     /// The number in its argument: the message, for RETR and TOP.
     pub(super) message: Option<u64>,
 }
@@ -23,7 +25,14 @@ pub(super) struct Asked {
 impl Awaited {
     /// Command `n` was sent.
     pub(super) fn ask(&mut self, n: Ordinal, keyword: Keyword, at_us: u64, line: &[u8]) {
-        self.0.push_back(Asked { n, keyword, at_us, message: message(keyword, line) });
+        self.0.push_back(Asked { n, keyword, at_us, own: false, message: message(keyword, line) });
+    }
+
+    /// The last one is poptap's own.
+    pub(super) fn own(&mut self) {
+        if let Some(asked) = self.0.back_mut() {
+            asked.own = true;
+        }
     }
 
     /// A line that was taken for another thing is a command with this keyword.

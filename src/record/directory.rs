@@ -13,7 +13,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     archive::{Archivist, Job},
+    audit::Audit,
     clock::Moment,
+    schema::Summary,
     segment::{Output, Storage, Stream},
     store::{StoreError, spawn},
 };
@@ -34,7 +36,8 @@ pub(super) fn open(path: &Path, transcript: &Transcript) -> Result<Directory, St
     let (jobs, receiver) = channel();
     let archivist = Archivist::new(path, transcript);
     let thread = spawn("poptap-archive", move || archivist.run(&receiver))?;
-    Ok(Directory { path: path.to_owned(), sequence: 0, jobs: Some(jobs), thread: Some(thread) })
+    let audit = Audit::start(path, transcript)?;
+    Ok(Directory { path: path.to_owned(), sequence: 0, jobs: Some(jobs), thread: Some(thread), audit })
 }
 
 /// The key for hashed user names: the one that the directory holds, or `fresh`, which it holds from now on.
@@ -51,6 +54,8 @@ pub(super) struct Directory {
     sequence: u64,
     jobs: Option<Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// `None` when no roll-up is kept.
+    audit: Option<Audit>,
 }
 
 impl Directory {
@@ -104,7 +109,16 @@ impl Storage for Directory {
         self.send(Job::Sweep);
     }
 
+    fn count(&mut self, summary: &Summary) {
+        if let Some(audit) = &self.audit {
+            audit.count(summary);
+        }
+    }
+
     fn close(&mut self) {
+        if let Some(audit) = self.audit.take() {
+            audit.close();
+        }
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported on stderr; the segments stay as they are.
@@ -169,7 +183,7 @@ fn prepare(path: &Path) -> Result<(), StoreError> {
     probe(path).map_err(failed("write to the transcript directory"))
 }
 
-fn folder(path: &Path) -> io::Result<()> {
+pub(super) fn folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 

@@ -76,6 +76,7 @@ impl Message {
 fn text_of(body: &Body) -> usize {
     match body {
         Body::Content(content) => content.listing.iter().map(|line| line.len() + size_of::<String>()).sum(),
+        Body::Session(summary) => summary.verbs.octets(),
         _ => 0,
     }
 }

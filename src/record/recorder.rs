@@ -150,6 +150,14 @@ impl Recorder {
         self.awaited.answered(n).map_or(0, |asked| now.saturating_sub(asked.at_us))
     }
 
+    /// Tells the tally of the reply to a command of the client's.
+    fn answered(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, latency_us: u64) {
+        // When the session can no longer be matched, nobody knows how long a reply took.
+        if self.awaited.answered(n).is_some_and(|asked| !asked.own) {
+            self.tally.answered(keyword, status, latency_us);
+        }
+    }
+
     fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         self.tally.greeting(status);
@@ -159,7 +167,7 @@ impl Recorder {
 
     fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
         self.passed(Peer::Client, line);
-        self.tally.command();
+        self.tally.command(keyword);
         self.stage = stage;
         let Shown { line: shown, mechanism, user } = self.redactor.command(n, keyword, line, stage);
         if user.is_some() || mechanism.is_some() {
@@ -175,6 +183,7 @@ impl Recorder {
     fn own_command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage) {
         let Shown { line: shown, .. } = self.redactor.command(n, keyword, line, stage);
         self.awaited.ask(n, keyword, self.outbox.at_us(), line.text);
+        self.awaited.own();
         let (keyword, mechanism, user) = (keyword.name(), None, None);
         self.outbox.command(encode::Command { n, keyword, line: &shown, mechanism, user, forwarded: true, own: true });
     }
@@ -200,13 +209,14 @@ impl Recorder {
 
     /// A line behind an AUTH was a command of its own; its text stays withheld, its reply will name the keyword.
     fn resolved(&mut self, n: Ordinal, keyword: Keyword) {
-        self.tally.command();
+        self.tally.command(keyword);
         self.awaited.resolve(n, keyword);
     }
 
     fn reply(&mut self, n: Ordinal, keyword: Keyword, status: Option<Status>, shape: Shape, line: &Line<'_>, stage: Stage) {
         self.passed(Peer::Upstream, line);
         let latency_us = self.since_asked(n);
+        self.answered(n, keyword, status, latency_us);
         let shown = self.redactor.server_line(status, line);
         let multi_line = shape == Shape::MultiLine;
         if multi_line {
@@ -245,6 +255,7 @@ impl Recorder {
         let first = text[..end].trim_ascii_end();
         let line = Line { text: first, octets: text.len() as u64, offset: 0, end: LineEnd::CrLf };
         let status = Status::of(first);
+        self.answered(n, keyword, status, latency_us);
         let mut shown = self.redactor.server_line(status, &line);
         shown.cut = end < text.len();
         self.tally.reply(n, keyword, status, self.stage);

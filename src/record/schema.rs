@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::verbs::Verbs;
 use crate::pop3::{Peer, Status};
 
 /// The version of this schema; it changes when a reader of the old one would misread the new one.
@@ -457,6 +458,9 @@ pub struct Summary {
     pub commands: u64,
     /// `-ERR` replies.
     pub errors: u64,
+    /// The commands by keyword, with their errors and the latencies of replies.
+    #[serde(default, skip_serializing_if = "Verbs::is_empty")]
+    pub verbs: Verbs,
     /// Messages that were retrieved whole with RETR.
     pub messages: u64,
     /// Their octets, dot-stuffing removed.

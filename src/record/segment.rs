@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use super::clock::Moment;
+use super::{clock::Moment, schema::Summary};
 
 /// The two streams of a transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(super) trait Storage: Send {
     fn finished(&mut self, stream: Stream, stem: &str);
     /// Time to look after finished segments.
     fn sweep(&mut self);
+    /// A session is over: counts it in the roll-up, where there is one.
+    fn count(&mut self, _: &Summary) {}
     /// Waits until all finished segments are looked after.
     fn close(&mut self);
 }

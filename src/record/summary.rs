@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::schema::{Closed, Hop, Opened, Summary, Tls};
+use super::{
+    schema::{Closed, Hop, Opened, Summary, Tls},
+    verbs::Counted,
+};
 use crate::{
     pop3::{Keyword, Peer, Stage, Status},
     tap::{Action, Decision, OpaqueReason, Ordinal, Violation},
@@ -18,6 +21,7 @@ const RULES: usize = 128;
 #[derive(Default)]
 pub(super) struct Tally {
     totals: Summary,
+    verbs: Counted,
     attempts: VecDeque<Attempt>,
     /// The message whose content is passing, or was when the stream ended.
     passing: Option<Passing>,
@@ -86,8 +90,14 @@ impl Tally {
         self.totals.login_failures
     }
 
-    pub(super) fn command(&mut self) {
+    pub(super) fn command(&mut self, keyword: Keyword) {
         self.totals.commands += 1;
+        self.verbs.asked(keyword);
+    }
+
+    /// A command of the client's was answered, by whomever, this long after it came.
+    pub(super) fn answered(&mut self, keyword: Keyword, status: Option<Status>, latency_us: u64) {
+        self.verbs.answered(keyword, status, latency_us);
     }
 
     /// Command `n`, or a response that belongs to it, names a user or a mechanism.
@@ -163,6 +173,7 @@ impl Tally {
     /// The summary of a session that is over.
     pub(super) fn finish(&mut self, closed: &Closed, duration_us: u64) -> Summary {
         let mut summary = self.totals.clone();
+        summary.verbs = self.verbs.take();
         summary.duration_us = duration_us;
         summary.client_octets = closed.client_octets;
         summary.upstream_octets = closed.upstream_octets;

@@ -48,6 +48,8 @@ fn transcript(place: Place) -> Transcript {
         compress: false,
         keep_events: keep,
         keep_sessions: keep,
+        audit_rows: 0,
+        audit_keep: Duration::from_secs(86_400),
         buffer: 1 << 20,
         on_full: OnFull::Wait,
         wait_limit: Some(Duration::from_secs(5)),

@@ -302,6 +302,9 @@ impl Writer {
     fn record(&mut self, record: Box<Record>) {
         self.write_missing(&record);
         self.write(&record);
+        if let (Body::Session(summary), Some(storage)) = (&record.body, &mut self.storage) {
+            storage.count(summary);
+        }
         if let Some(feed) = &mut self.feed {
             feed.show(record);
         }

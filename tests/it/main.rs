@@ -24,6 +24,7 @@ mod recipes;
 mod relay;
 mod reload;
 mod rules;
+mod sums;
 mod support;
 mod tls;
 mod trial;

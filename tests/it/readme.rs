@@ -13,10 +13,11 @@ use poptap::{cli::Cli, commands::exit, config::UpstreamUrl};
 use regex::Regex;
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "DESIGN.md",
     "CONTRIBUTING.md",
+    "docs/audit.md",
     "docs/limits.md",
     "docs/metrics.md",
     "docs/policy.md",

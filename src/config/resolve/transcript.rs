@@ -36,6 +36,8 @@ impl Resolver<'_> {
             compress: section.compress.unwrap_or(true),
             keep_events: retention(&section.keep_events, 7),
             keep_sessions: retention(&section.keep_sessions, 90),
+            audit_rows: section.audit_rows.map_or(100_000, |rows| rows as usize),
+            audit_keep: section.audit_keep.map_or(DAY * 400, |keep| keep.0),
             buffer: section.buffer.map_or(8 * MIB, |size| size.0),
             on_full: section.on_full.unwrap_or_default(),
             wait_limit: section.wait_limit.map_or(Some(Duration::from_secs(5)), |limit| limit.0),
