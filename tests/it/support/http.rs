@@ -1,6 +1,6 @@
 //! A small client for HTTP/1.1.
 
-use std::net::SocketAddr;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use super::outside::Client;
 
@@ -41,7 +41,7 @@ pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &st
     let mut request =
         format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n");
     for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     let mut client = Client::to(address);
     client.say(format!("{request}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
@@ -52,10 +52,10 @@ pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &st
 pub fn ask(address: SocketAddr, path: &str, headers: &[(&str, &str)], more: &str) -> Client {
     let mut request = format!("GET {path} HTTP/1.1\r\n{more}");
     if !headers.iter().any(|(name, _)| *name == "Host") {
-        request += &format!("Host: {address}\r\n");
+        write!(request, "Host: {address}\r\n").unwrap();
     }
     for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     let mut client = Client::to(address);
     client.say(format!("{request}\r\n").as_bytes());

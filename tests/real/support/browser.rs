@@ -1,4 +1,4 @@
-//! Chromium without a window, driven by its DevTools protocol over two pipes: no port, and nobody else can drive it.
+//! Chromium without a window, driven by its `DevTools` protocol over two pipes: no port, and nobody else can drive it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -73,7 +73,7 @@ impl Browser {
         self.ask("Page.navigate", &json!({"url": address}));
     }
 
-    /// What a DevTools method returns.
+    /// What a `DevTools` method returns.
     pub(crate) fn ask(&mut self, method: &str, parameters: &Value) -> Value {
         self.number += 1;
         let mut message = json!({"id": self.number, "method": method, "params": parameters});
