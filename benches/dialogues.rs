@@ -62,13 +62,14 @@ fn main() {
 /// A hundred whole sessions, one after the other: a login, the listings, three small messages, a deletion.
 #[inline(never)]
 fn dialogue_sessions(store: &Store) {
-    const SMALL: &[u8] = b"+OK 74 octets\r\nFrom: somebody@example.net\r\nSubject: small\r\n\r\nA few words.\r\n..\r\n.\r\n";
+    // The sizes are true: others would be anomalies.
+    const SMALL: &[u8] = b"+OK 63 octets\r\nFrom: somebody@example.net\r\nSubject: small\r\n\r\nA few words.\r\n..\r\n.\r\n";
     for _ in 0..100 {
         let mut session = logged_in(store);
         for (command, reply) in [
             (&b"CAPA\r\n"[..], &b"+OK\r\nTOP\r\nUIDL\r\nPIPELINING\r\nUSER\r\nSASL PLAIN\r\n.\r\n"[..]),
-            (b"STAT\r\n", b"+OK 3 222\r\n"),
-            (b"LIST\r\n", b"+OK\r\n1 74\r\n2 74\r\n3 74\r\n.\r\n"),
+            (b"STAT\r\n", b"+OK 3 189\r\n"),
+            (b"LIST\r\n", b"+OK\r\n1 63\r\n2 63\r\n3 63\r\n.\r\n"),
             (b"UIDL\r\n", b"+OK\r\n1 a\r\n2 b\r\n3 c\r\n.\r\n"),
             (b"RETR 1\r\n", SMALL),
             (b"RETR 2\r\n", SMALL),

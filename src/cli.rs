@@ -1,6 +1,9 @@
 //! What a person may type: clap structs only. Help, man page and completions come from here.
 
+mod anomalies;
+mod export;
 mod http;
+mod replay;
 mod rules;
 mod sessions;
 mod sums;
@@ -14,7 +17,10 @@ use crate::config::{
     ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
+pub use anomalies::AnomalyArgs;
+pub use export::{ExportArgs, ScrubArgs};
 pub use http::HttpArgs;
+pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
 pub use sums::{AuditArgs, By, StatsArgs};
@@ -26,7 +32,8 @@ Examples:
   poptap sessions show --last           read what was said
 
 Exit codes:
-  0 success, 1 not as expected (rules test), nothing found (sessions grep), 64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
+  0 success, 1 not as expected (rules test, sessions diff, run --exit-on-anomaly) or nothing found (sessions grep),
+  64 wrong usage, 69 server or address unavailable, 70 fault inside poptap,
   73 a file exists or cannot be made, 74 input or output failed, 77 login refused (probe),
   78 fault in the configuration";
 
@@ -107,6 +114,11 @@ pub enum Command {
     /// Read the transcripts of past sessions.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Play the server's side of a recorded session, so that what a client did wrong is seen again without the mailbox.
+    ///
+    /// Each command gets the answer that was recorded to it, whoever logs in; what was not recorded is refused. Messages are
+    /// those that were kept, or are made up at their recorded size.
+    Replay(ReplayArgs),
     /// Try out rules.
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -181,6 +193,10 @@ pub struct RunArgs {
     /// Let no rule act, and record what each would do.
     #[arg(long, help_heading = "Rules")]
     pub dry_run: bool,
+
+    /// What becomes of anomalies.
+    #[command(flatten)]
+    pub anomalies: AnomalyArgs,
 
     /// The directory for transcripts, or `-` for JSON Lines on standard output.
     ///
@@ -264,12 +280,26 @@ pub enum SessionsCommand {
     Follow(FollowArgs),
     /// Print one session as text that can be pasted into a bug report.
     Show(ShowArgs),
+    /// Compare two sessions, command by command. The exit code is that of diff: 0 no difference, 1 some, more is trouble.
+    Diff(DiffArgs),
     /// Sum up the recorded sessions: who, over what, commands and how long they took, and what rules did, or would have done.
     Stats(StatsArgs),
     /// List who logged in, from where and over what: whom to call before plain text is switched off.
     ///
     /// Kept for longer than the sessions themselves, in a roll-up beside them; it says how far back it reaches.
     Audit(AuditArgs),
+    /// Write one session for other programs: text, JSON Lines, packets, messages.
+    ///
+    /// Packets hold the client's hop in clear text, with the addresses, ports and times of the session. Secrets, and what was
+    /// not kept, are filled up to their size. Files are readable by their owner alone.
+    #[command(after_help = export::EXAMPLES)]
+    Export(ExportArgs),
+    /// Copy sessions without what names anybody, so that they may be published.
+    ///
+    /// Addresses, names and hosts, words of the server's and everything of messages are replaced, the same by the same; sizes,
+    /// numbers, times, status, response codes and words of the protocol stay. So do the names and tags of rules.
+    #[command(after_help = export::SCRUB_EXAMPLES)]
+    Scrub(ScrubArgs),
 }
 
 /// Which transcript store is read: found as `run` finds it.

@@ -48,8 +48,10 @@
 //! | [`tap`] | two flows, events, filters: what may pass, and when |
 //! | [`pop3`] | lines, commands, replies, bodies, the tracker; it has never heard of proxies |
 //! | [`policy`] | the filters: the built-in handling, the user's rules, the shield |
+//! | [`anomaly`] | what sessions may show that is odd: the catalogue |
 //! | [`record`], [`inspect`] | the transcript: written, and read |
 //! | [`escape`] | text from strangers, made safe to show |
+//! | [`replay`] | a recorded session's server, played to a client |
 //! | [`probe`] | one look at a server: what it is found to be |
 //! | [`demo`], [`telemetry`] | a sample mailbox; the operational log and the counts |
 //! | [`web`] | HTTP: the counts for a monitoring system, the live page |
@@ -58,6 +60,7 @@
 //! answers why things are as they are.
 
 pub mod admission;
+pub mod anomaly;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -70,6 +73,7 @@ pub mod pop3;
 pub mod probe;
 pub mod record;
 pub mod relay;
+pub mod replay;
 pub mod server;
 mod session;
 pub mod tap;

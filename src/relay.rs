@@ -38,7 +38,7 @@ pub trait Recording: Observer {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RecordFull>>;
 }
 
-/// The record is full, and sessions are to be closed for that.
+/// The record takes nothing more, and the session is to be closed for that: it is full, or it holds what nobody is to get past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordFull;
 

@@ -29,7 +29,7 @@ use common::{Common, OpenMemory};
 
 use crate::{
     admission::{Admission, Denied, Visit, log_refused_client},
-    config::{AllowFrom, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
     net::{Connector, Stream, TlsConfigError},
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -98,6 +98,7 @@ pub(crate) struct Terms {
     /// The address that was asked for: what rules call the listener.
     pub(crate) asked_for: SocketAddr,
     pub(crate) rules: Arc<Rules>,
+    pub(crate) anomalies: Anomalies,
     pub(crate) memory: Option<Arc<Memory>>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
@@ -374,7 +375,7 @@ fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, S
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
-    let Common { limits, rules, memory } = common.clone();
+    let Common { limits, rules, anomalies, memory } = common.clone();
     Ok(Terms {
         address,
         upstream,
@@ -386,6 +387,7 @@ fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, S
         limits,
         asked_for,
         rules,
+        anomalies,
         memory,
         allow_from,
         deny_from,

@@ -23,7 +23,10 @@ use crate::{
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
-use closing::{close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, ungreeted};
+use closing::{
+    close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
+    strict_line, ungreeted,
+};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -101,12 +104,14 @@ pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, h
 }
 
 fn open(address: SocketAddr, terms: &Terms, house: &House) -> Box<Recorder> {
-    Box::new(house.store.recorder(schema::Opened {
+    let mut recorder = Box::new(house.store.recorder(schema::Opened {
         client: address.to_string(),
         listener: terms.address.to_string(),
         upstream: terms.upstream.name.clone(),
         credentials_revealed: false,
-    }))
+    }));
+    recorder.watch(&terms.anomalies);
+    recorder
 }
 
 async fn give_up<T>(client: Stream, error: &ConnectError, recorder: Recorder) -> Option<T> {
@@ -203,18 +208,21 @@ impl<'a> Session<'a> {
     }
 
     async fn end(self, outcome: Option<Outcome>) {
-        let Self { client, upstream, tap, terms, house } = self;
+        let Self { client, upstream, mut tap, terms, house } = self;
+        let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, terms));
         let closed = match (&ungreeted, &outcome) {
+            _ if objection.is_some() => strict(objection),
             (Some(error), _) => failed(error),
             (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
             (None, Some(outcome)) => describe(outcome, tap.has_quit()),
             (None, None) => cut_short(house),
         };
         let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
-        let line = ungreeted.as_ref().map_or_else(|| own.to_owned(), ConnectError::client_line);
+        let own = objection.map_or_else(|| own.to_owned(), strict_line);
+        let line = ungreeted.as_ref().map_or(own, ConnectError::client_line);
         if outcome.as_ref().is_some_and(is_client_there) {
             if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
                 cut_off(client.stream).await;
@@ -281,6 +289,9 @@ impl Recording for Box<Recorder> {
     }
 
     fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), RecordFull>> {
+        if self.objection().is_some() {
+            return Poll::Ready(Err(RecordFull));
+        }
         Recorder::poll_ready(self, context).map_err(|_full| RecordFull)
     }
 }

@@ -12,10 +12,11 @@ use poptap::{
     tap::{Event, Filter, Observer, Pool, Tap},
 };
 
-/// A pipeline of everything that a client says often, and the replies of one line or of many.
+/// A pipeline of everything that a client says often, and the replies of one line or of many. The size is true: another would be
+/// an anomaly.
 const COMMANDS: &[u8] = b"NOOP\r\nSTAT\r\nLIST 1\r\nuidl 2\r\nTOP 1 0\r\nRETR 1\r\nDELE 1\r\nRSET\r\nXYZZY\r\n";
 const REPLIES: &[u8] =
-    b"+OK\r\n+OK 2 150\r\n+OK 1 74\r\n+OK 2 b\r\n+OK\r\na: b\r\n\r\n.\r\n+OK\r\na: b\r\n\r\n..c\r\n.\r\n+OK gone\r\n+OK\r\n-ERR what?\r\n";
+    b"+OK\r\n+OK 2 150\r\n+OK 1 12\r\n+OK 2 b\r\n+OK\r\na: b\r\n\r\n.\r\n+OK\r\na: b\r\n\r\n..c\r\n.\r\n+OK gone\r\n+OK\r\n-ERR what?\r\n";
 const IN_ONE: u64 = 9;
 
 /// Sees everything, and keeps nothing.

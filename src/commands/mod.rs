@@ -2,9 +2,12 @@
 
 mod certs;
 mod demo;
+mod diff;
+mod export;
 mod pager;
 mod probe;
 mod reload;
+mod replay;
 mod rules;
 mod run;
 mod sessions;
@@ -28,7 +31,7 @@ use crate::{
 
 /// Exit codes, as sysexits.h has them.
 pub mod exit {
-    /// Something is not as it was expected to be: said by `rules test`.
+    /// Something is not as it was expected to be: said by `rules test`, and by `sessions diff`.
     pub const DIFFERENT: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
@@ -102,8 +105,12 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(SessionsCommand::Grep(args)) => sessions::grep(&args),
         Command::Sessions(SessionsCommand::Follow(args)) => sessions::follow(&args),
         Command::Sessions(SessionsCommand::Show(args)) => sessions::show(&args),
+        Command::Sessions(SessionsCommand::Diff(args)) => diff::diff(&args),
         Command::Sessions(SessionsCommand::Stats(args)) => sums::stats(&args),
         Command::Sessions(SessionsCommand::Audit(args)) => sums::audit(&args),
+        Command::Sessions(SessionsCommand::Export(args)) => export::export(&args),
+        Command::Sessions(SessionsCommand::Scrub(args)) => export::scrub(&args),
+        Command::Replay(args) => replay::replay(&args, cli.verbosity),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
         Command::Completions { shell } => completions(shell),
@@ -236,7 +243,15 @@ mod tests {
         assert!(page.contains("reveal\\-credentials"));
         assert_eq!(page.matches(".TH ").count(), 1);
         assert!(page.contains(".SH \"EXIT CODES\"\n") && !page.contains("EXTRA"), "{page}");
-        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (8, 8), "no example is filled");
+        let blocks = blocks(&Cli::command());
+        assert_eq!((page.matches("\n.nf\n").count(), page.matches("\n.fi\n").count()), (blocks, blocks), "no example is filled");
         assert!(!page.contains("run(1)"), "there is one page only");
+    }
+
+    /// Examples and lists of exit codes in the help of a command and those below it.
+    fn blocks(command: &clap::Command) -> usize {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let own = help.lines().filter(|line| matches!(*line, "Examples:" | "Exit codes:")).count();
+        own + command.get_subcommands().map(blocks).sum::<usize>()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
-    record::{Beside, LiveView, Loss, Store},
+    record::{Beside, LiveView, Loss, Noticed, Store},
     server::{Served, Server, StartError, Stop},
     telemetry,
     web::Web,
@@ -95,7 +95,10 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
     let stop = Stop::default();
     watch_signals(stop.clone())?;
     let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
-    let (server, store) = open_beside(config, live, stop, &web)?;
+    let (server, store) = open_beside(config, live, stop.clone(), &web)?;
+    if args.anomalies.exit_on_anomaly {
+        tokio::spawn(stop_at_anomaly(store.clone(), stop));
+    }
     reload::watch(server.reloader(), args.clone())?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
@@ -112,7 +115,26 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
     }
     report(store.finish(FINISH).await);
     serving.stop().await;
-    Ok(())
+    let noticed = store.noticed().filter(|_| args.anomalies.exit_on_anomaly);
+    noticed.map_or(Ok(()), |noticed| Err(odd(&noticed)))
+}
+
+/// The session is over. Others are not waited for: whoever asked for this wants to know at once.
+async fn stop_at_anomaly(store: Store, stop: Stop) {
+    store.first_anomaly().await;
+    stop.drain.cancel();
+    stop.close.cancel();
+}
+
+fn odd(noticed: &Noticed) -> Failure {
+    let Noticed { session, anomaly } = noticed;
+    let (id, anchor) = (anomaly.id(), anomaly.anchor());
+    Failure::new(
+        exit::DIFFERENT,
+        format!(
+            "stopped at the first anomaly: {id} in session {session}\n  hint: `poptap sessions show {session}` shows where; {anchor} says what it means"
+        ),
+    )
 }
 
 /// Opens the store and binds the listeners.

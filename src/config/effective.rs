@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention, Rule,
-    ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
+    Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
@@ -50,7 +50,7 @@ fn to_file(config: &Config) -> File {
             .map(|upstream| unplaced(upstream_section(upstream)))
             .collect(),
         rule: config.rules.iter().map(|rule| unplaced(rules::section(rule))).collect(),
-        policy: policy_section(&config.rules),
+        policy: policy_section(&config.rules, &config.anomalies),
         shield: shield_section(&config.shield),
         transcript: config.transcript.as_ref().map_or_else(disabled, transcript_section),
         limits: limits_section(&config.limits),
@@ -130,8 +130,12 @@ fn upstream_section(upstream: &Upstream) -> UpstreamSection {
 }
 
 /// Where no rule acts, somebody asked for that.
-fn policy_section(rules: &[Rule]) -> PolicySection {
-    PolicySection { dry_run: Some(!rules.is_empty() && rules.iter().all(|rule| !rule.enforced)) }
+fn policy_section(rules: &[Rule], anomalies: &Anomalies) -> PolicySection {
+    PolicySection {
+        dry_run: Some(!rules.is_empty() && rules.iter().all(|rule| !rule.enforced)),
+        strict: Some(anomalies.strict.iter().collect()),
+        slow_reply: Some(Period(anomalies.slow_reply)),
+    }
 }
 
 fn shield_section(shield: &Shield) -> ShieldSection {

@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::anomaly::Anomaly;
+
 use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
@@ -220,12 +222,16 @@ pub(super) struct KeepSection {
     pub(super) segments: Option<NonZeroU64>,
 }
 
-/// All rules together.
+/// All rules together, and anomalies.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PolicySection {
     /// Whether no rule acts, and it is only recorded what they would do.
     pub(super) dry_run: Option<bool>,
+    /// Anomalies for which a session is closed: ids of docs/anomalies.md.
+    pub(super) strict: Option<Vec<Anomaly>>,
+    /// A command that waits for its reply for so long has a slow one.
+    pub(super) slow_reply: Option<Period>,
 }
 
 /// Messages that a `shield` rule keeps from being deleted.

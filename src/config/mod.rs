@@ -1,6 +1,7 @@
 //! What poptap is told to do: command line and file, parsed once, validated once, and from then on only these types.
 
 mod address;
+mod anomalies;
 mod effective;
 mod fault;
 mod file;
@@ -24,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use address::{ListenAddress, Network, UpstreamUrl};
+pub use anomalies::Anomalies;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
@@ -43,6 +45,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// What clients may do, those of the command line first; asked in this order.
     pub rules: Vec<Rule>,
+    /// What becomes of anomalies.
+    pub anomalies: Anomalies,
     /// Messages that rules keep from being deleted.
     pub shield: Shield,
     /// The transcript store; `None` when it is turned off.

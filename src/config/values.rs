@@ -6,6 +6,8 @@ use clap::{builder::TypedValueParser, error::ErrorKind};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::anomaly::Anomaly;
+
 use super::{
     ContentPolicy, Pin,
     address::{ListenAddress, Network, UpstreamUrl},
@@ -165,6 +167,7 @@ written_as_text! {
     HttpAddress: "HttpAddress", r"^(http://)?[0-9a-fA-F.:\[\]]*[0-9]/?$", "an address such as \"127.0.0.1:8110\"";
     UpstreamUrl: "UpstreamUrl", r"^[A-Za-z3+]+://", "a URL such as \"pop3s://pop.example.net\"";
     Pin: "Pin", r"^sha256(:|//)[0-9A-Za-z+/=:]+$", "a pin: \"sha256:\" and 64 hexadecimal digits, or base64";
+    Anomaly: "Anomaly", r"^[a-z-]+$", "the id of an anomaly, such as \"bare-lf\"";
     Network: "Network", r"^([Aa][Nn][Yy]|[0-9a-fA-F.:]+(/[0-9]+)?)$", "a network such as \"192.0.2.0/24\", or \"any\"";
     CommandWord: "CommandWord", r"^[!-~]{1,255}$", "the word that a command begins with, such as \"DELE\"";
     rule::Name: "RuleName", r"^[^\x00-\x1f\x7f-\x9f]{1,64}$", "1 to 64 characters";

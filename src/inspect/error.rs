@@ -42,6 +42,20 @@ pub enum InspectError {
         /// The ids that begin with it, and `…` when there are more of them.
         candidates: Vec<String>,
     },
+    /// Of the session there are no events.
+    #[error(
+        "there is nothing to compare: of session {} only the summary is left, or nothing was said in it; \
+         `record = \"events\"` keeps what is said", harmless(.0)
+    )]
+    NothingSaid(String),
+    /// The session has more commands than are compared.
+    #[error("session {} has more than {most} commands, and no more are compared", harmless(id))]
+    TooLong {
+        /// Which.
+        id: String,
+        /// The limit.
+        most: usize,
+    },
     /// The output could not be written. A reader that went away is no error: see [`is_closed_pipe`](Self::is_closed_pipe).
     #[error("could not write the output: {0}")]
     Write(io::Error),

@@ -10,7 +10,7 @@ use crate::record::schema::Piece;
 
 /// Reads pieces of side files, whether those were compressed since or not. Pieces that are asked for in the order in which they
 /// were written are read in one pass over their file. Memory: one buffer.
-pub(super) struct Kept<'a> {
+pub(crate) struct Kept<'a> {
     directory: &'a Path,
     open: Option<Open>,
 }
@@ -24,7 +24,7 @@ struct Open {
 
 impl<'a> Kept<'a> {
     /// Of the store in `directory`.
-    pub(super) fn new(directory: &'a Path) -> Self {
+    pub(crate) fn new(directory: &'a Path) -> Self {
         Self { directory, open: None }
     }
 
@@ -34,7 +34,7 @@ impl<'a> Kept<'a> {
     ///
     /// `NotFound` where the side file is gone (it has expired), `UnexpectedEof` where it is shorter than the record says,
     /// `InvalidInput` where the record names no file of the store, and whatever reading or writing fails with.
-    pub(super) fn copy(&mut self, pieces: &[Piece], out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn copy(&mut self, pieces: &[Piece], out: &mut dyn Write) -> io::Result<()> {
         pieces.iter().try_for_each(|piece| self.piece(piece, out))
     }
 

@@ -55,8 +55,12 @@ mod tests {
     fn decoded() {
         let message = "From: =?ISO-8859-1?Q?J=FCrgen?= <j@example.net>, eve@example.net\r\nTo: all\r\n\
                        Subject: =?utf-8?B?R3LDvMOfZQ==?=\r\n =?utf-8?Q?_aus_Wien?=\r\nDate: Mon, 23 Nov 2026 06:30:00 +0100\r\n\r\nbody\r\n";
-        let expected =
-            ["From: Jürgen <j@example.net>, eve@example.net", "To: all", "Subject: Grüße aus Wien", "Date: 2026-11-23T06:30:00+01:00"];
+        let expected = [
+            "From: Jürgen <j@example.net>, eve@example.net",
+            "To: all",
+            "Subject: Grüße aus Wien",
+            "Date: 2026-11-23T06:30:00+01:00",
+        ];
         assert_eq!(shown(message), expected);
     }
 

@@ -17,6 +17,8 @@
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
 //! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
+//! * [`export()`] writes one session for other programs, [`scrub()`] copies sessions without what names anybody.
+//! * [`diff()`] compares two sessions.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
@@ -25,7 +27,9 @@
 mod audit;
 mod brief;
 mod counts;
+mod diff;
 mod error;
+mod export;
 mod figures;
 pub mod filter;
 mod find;
@@ -41,6 +45,7 @@ mod paint;
 mod pairing;
 mod progress;
 mod render;
+mod scrub;
 mod search;
 mod show;
 mod stats;
@@ -52,11 +57,15 @@ mod testing;
 mod view;
 
 pub use audit::{Audited, Form, audit};
+pub use diff::{Comparison, Timing, diff};
 pub use error::InspectError;
+pub use export::{Export, ExportError, ExportFormat, export};
 pub use follow::follow;
 pub use grep::{count, grep};
+pub(crate) use kept::Kept;
 pub use list::{Selection, list};
 pub use live::Terminal;
+pub use scrub::{Scrub, scrub};
 pub use show::{Which, each_record, each_record_since, show};
 pub use stats::{Span, Summing, stats};
 pub use store::ago;

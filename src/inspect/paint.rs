@@ -79,6 +79,11 @@ impl Line {
         self
     }
 
+    /// The text alone.
+    pub(super) fn text(&self) -> String {
+        self.pieces.iter().map(|(_, text)| text.as_str()).collect()
+    }
+
     /// Writes the line and a line feed.
     pub(super) fn write(&self, out: &mut dyn Write, colour: bool) -> io::Result<()> {
         for (look, text) in self.pieces.iter().filter(|(_, text)| !text.is_empty()) {

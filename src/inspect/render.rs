@@ -42,7 +42,8 @@ impl Conversation {
     }
 }
 
-fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
+/// The lines of what a record says, without its time.
+pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
     match body {
         Body::Opened(opened) => self::opened(session, opened),
         Body::Tls(tls) => vec![self::tls(tls)],
@@ -232,8 +233,9 @@ fn opaque(opaque: &Opaque) -> Line {
 
 fn anomaly(anomaly: &Anomaly) -> Line {
     let fault = anomaly.fault.map_or_else(String::new, |hop| format!("{}'s fault: ", whom(hop)));
+    let id = &anomaly.id;
     let place = anomaly.offset.map_or_else(String::new, |offset| format!(", at octet {offset}"));
-    alarm(Look::Anomaly, &format!("{fault}{} ({}{place})", anomaly.explanation, anomaly.id))
+    alarm(Look::Anomaly, &format!("{fault}{} ({id}{place}; see docs/anomalies.md#{id})", anomaly.explanation))
 }
 
 fn gap(gap: &Gap) -> Line {
@@ -436,7 +438,7 @@ mod tests {
             ),
             (
                 r#""event":"anomaly","id":"tls-on-plain-port","explanation":"it started TLS on a plain port","fault":"client","offset":0"#,
-                "!! the client's fault: it started TLS on a plain port (tls-on-plain-port, at octet 0)",
+                "!! the client's fault: it started TLS on a plain port (tls-on-plain-port, at octet 0; see docs/anomalies.md#tls-on-plain-port)",
             ),
             (
                 r#""event":"gap","reason":"full","events":12,"client_octets":340,"upstream_octets":20000,"content_octets":5"#,

@@ -44,9 +44,8 @@ pub enum Which {
 /// closed pipe is no error.
 pub fn show(directory: &Path, which: &Which, view: View, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), InspectError> {
     let mut store = Store::new(directory);
-    let result = found(&mut store, which).and_then(|found| {
-        if view.json { show_json(&mut store, &found, out) } else { show_text(&mut store, &found, view, out) }
-    });
+    let result = found(&mut store, which)
+        .and_then(|found| if view.json { show_json(&mut store, &found, out) } else { show_text(&mut store, &found, view, out) });
     finish(&store, result, out, err)
 }
 
@@ -490,7 +489,9 @@ user      bob, logged in with USER
         let (text, _) = Shelf::new().with(EVENTS, reply("ab12", 5, 7, "NOOP", "+OK", 1000)).show("ab12", TEXT);
         assert!(text.contains("\nopened    unknown\nclient    unknown on unknown, plain\n"), "{text}");
         assert!(
-            text.contains("\n!! the beginning of this session is missing: its events have expired\n  +0.005  S: +OK  (after 1.0 ms)\n"),
+            text.contains(
+                "\n!! the beginning of this session is missing: its events have expired\n  +0.005  S: +OK  (after 1.0 ms)\n"
+            ),
             "{text}"
         );
         assert!(text.contains("\n!! no summary: "), "{text}");

@@ -23,6 +23,8 @@ pub struct Step<'a> {
     pub content: &'a [u8],
     /// Whether the terminator is among them.
     pub end: bool,
+    /// Whether the input begins with the bare LF of a line with nothing but a dot, which does not end this body.
+    pub lf_dot: bool,
 }
 
 /// Named for what has been seen of the line.
@@ -68,9 +70,10 @@ impl Body {
             (State::Dot, b'\r') => self.withhold(State::DotCr),
             (State::DotCr, b'\n') => END,
             (State::Dot, b'\n') if self.lf_ends => END,
+            (State::Dot, b'\n') => Step { lf_dot: true, ..self.content(input) },
             (State::DotCr, _) => {
                 self.state = State::Within;
-                Step { consumed: 0, content: b"\r", end: false }
+                Step { consumed: 0, content: b"\r", end: false, lf_dot: false }
             }
             _ => self.content(input),
         }
@@ -78,24 +81,24 @@ impl Body {
 
     fn withhold(&mut self, state: State) -> Step<'static> {
         self.state = state;
-        Step { consumed: 1, content: b"", end: false }
+        Step { consumed: 1, content: b"", end: false, lf_dot: false }
     }
 
     /// All up to the next line that begins with a dot; that dot is consumed with it.
     fn content<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         if let Some(at) = DOT_AT_LINE_START.find(input) {
             self.state = State::Dot;
-            return Step { consumed: at + 2, content: &input[..=at], end: false };
+            return Step { consumed: at + 2, content: &input[..=at], end: false, lf_dot: false };
         }
         self.state = if input.ends_with(b"\n") { State::LineStart } else { State::Within };
-        Step { consumed: input.len(), content: input, end: false }
+        Step { consumed: input.len(), content: input, end: false, lf_dot: false }
     }
 }
 
 /// Built once: to build it takes as long as to search a kilobyte.
 static DOT_AT_LINE_START: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n."));
 
-const END: Step<'static> = Step { consumed: 1, content: b"", end: true };
+const END: Step<'static> = Step { consumed: 1, content: b"", end: true, lf_dot: false };
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,8 @@ mod encode;
 mod gap;
 mod lane;
 mod live;
+mod noticed;
+mod oddities;
 mod outbox;
 mod queue;
 mod recorder;
@@ -37,5 +39,6 @@ pub(crate) mod verbs;
 mod writer;
 
 pub use broadcast::{Broadcast, Subscription};
+pub use noticed::Noticed;
 pub use recorder::{Full, Recorder};
 pub use store::{Beside, Condition, LiveView, Loss, Store, StoreError};

@@ -11,6 +11,7 @@ use super::{
     decided::Decided,
     encode,
     gap::Missing,
+    oddities::{Answer, Found, Oddities},
     outbox::Outbox,
     redact::{Redactor, Shown},
     schema::{self, Body},
@@ -18,7 +19,8 @@ use super::{
     summary::Tally,
 };
 use crate::{
-    config::ContentPolicy,
+    anomaly::Anomaly,
+    config::{Anomalies, ContentPolicy},
     pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{self, Event, Line, Observer, Ordinal, Violation},
     telemetry,
@@ -39,6 +41,7 @@ pub struct Recorder {
     /// This session's share of the counts, where they are kept. Boxed, since it is large.
     counted: Option<Box<telemetry::Tally>>,
     awaited: Awaited,
+    oddities: Oddities,
     /// Boxed, since it is large and rarely there.
     body: Option<Box<content::Body>>,
     client_data: Option<(Ordinal, u64)>,
@@ -64,6 +67,7 @@ impl Recorder {
             tally,
             counted,
             awaited: Awaited::default(),
+            oddities: Oddities::new(),
             body: None,
             client_data: None,
             decided: Decided::default(),
@@ -110,9 +114,20 @@ impl Recorder {
         self.rest();
     }
 
+    /// What is watched for: from here on, `wanted.strict` makes [`Recorder::objection`], and replies are slow when it says so.
+    pub fn watch(&mut self, wanted: &Anomalies) {
+        self.oddities.watch(wanted);
+    }
+
+    /// The anomaly for which the session is to be closed. Once there is one, nothing more may be labelled.
+    #[must_use]
+    pub fn objection(&self) -> Option<Anomaly> {
+        self.oddities.objection()
+    }
+
     /// Something odd that the tap does not know of.
-    pub fn anomaly(&mut self, anomaly: schema::Anomaly) {
-        self.outbox.emit(&Body::Anomaly(anomaly));
+    pub fn anomaly(&mut self, anomaly: Anomaly, fault: Peer, offset: u64) {
+        self.oddities.found(&mut self.outbox, Found::new(anomaly).by(fault).at(offset));
         self.rest();
     }
 
@@ -126,17 +141,22 @@ impl Recorder {
         self.ended = true;
         self.turn();
         self.decided_again();
+        self.oddities.closed(&mut self.outbox, &self.awaited, &closed);
         if let Some((n, octets)) = self.client_data.take() {
             self.outbox.emit(&Body::ClientData(schema::ClientData { n, octets, complete: false }));
         }
         self.outbox.end_gap();
         self.tally.lost(self.outbox.lost());
-        let summary = self.tally.finish(&closed, self.outbox.at_us());
+        let mut summary = self.tally.finish(&closed, self.outbox.at_us());
+        summary.anomalies = self.oddities.totals();
         if let Some(counted) = &mut self.counted {
             counted.end(&summary);
         }
         self.outbox.insist(&Body::Closed(closed));
         self.outbox.send_summary(summary.clone());
+        if let Some(anomaly) = self.oddities.first() {
+            self.outbox.shared().notice(self.outbox.id(), anomaly);
+        }
         summary
     }
 
@@ -161,8 +181,9 @@ impl Recorder {
     fn greeting(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         self.tally.greeting(status);
-        let line = self.redactor.server_line(status, line).to_text();
-        self.outbox.emit(&Body::Greeting(schema::Greeting { status: status.into(), line }));
+        let shown = self.redactor.server_line(status, line).to_text();
+        self.outbox.emit(&Body::Greeting(schema::Greeting { status: status.into(), line: shown }));
+        self.oddities.status_line(&mut self.outbox, None, line);
     }
 
     fn command(&mut self, n: Ordinal, keyword: Keyword, line: &Line<'_>, stage: Stage, forwarded: bool) {
@@ -174,9 +195,13 @@ impl Recorder {
             self.tally.attempt(n, user.as_deref(), mechanism);
         }
         self.awaited.ask(n, keyword, self.outbox.at_us(), line.text);
+        if !forwarded {
+            self.awaited.spare();
+        }
         let user = user.as_deref();
         let (keyword, own) = (keyword.name(), false);
         self.outbox.command(encode::Command { n, keyword, line: &shown, mechanism, user, forwarded, own });
+        self.oddities.command(&mut self.outbox, n, line);
     }
 
     /// poptap's own: it stands in no stream of the client's.
@@ -186,6 +211,7 @@ impl Recorder {
         self.awaited.own();
         let (keyword, mechanism, user) = (keyword.name(), None, None);
         self.outbox.command(encode::Command { n, keyword, line: &shown, mechanism, user, forwarded: true, own: true });
+        self.oddities.asked(n);
     }
 
     fn sasl_response(&mut self, n: Ordinal, auth: Ordinal, line: &Line<'_>) {
@@ -198,13 +224,16 @@ impl Recorder {
             self.tally.cancelled(auth);
         }
         self.awaited.ask(n, Keyword::Unknown, self.outbox.at_us(), b"");
+        self.awaited.spare();
         self.outbox.emit(&Body::Sasl(sasl));
+        self.oddities.response(&mut self.outbox, n, line);
     }
 
     fn sasl_challenge(&mut self, auth: Ordinal, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
         let sasl = self.redactor.challenge(auth, line);
         self.outbox.emit(&Body::Sasl(sasl));
+        self.oddities.heard(&self.outbox);
     }
 
     /// A line behind an AUTH was a command of its own; its text stays withheld, its reply will name the keyword.
@@ -226,8 +255,12 @@ impl Recorder {
         self.tally.reply(n, keyword, status, stage);
         self.count(keyword, status, Some(latency_us));
         self.settled(n, stage);
-        let (keyword, status, line) = (keyword.name(), status.into(), &shown);
-        self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line, local: false });
+        let (name, word) = (keyword.name(), status.into());
+        self.outbox.reply(encode::Reply { n, keyword: name, status: word, line: &shown, latency_us, multi_line, local: false });
+        let asked = (keyword == Keyword::Retr).then(|| self.awaited.answered(n)).flatten();
+        let message = asked.and_then(|asked| asked.at_server);
+        let answer = Answer { n, keyword, status, shape, line, stage, latency_us, message };
+        self.oddities.reply(&mut self.outbox, answer);
     }
 
     fn count(&mut self, keyword: Keyword, status: Option<Status>, latency_us: Option<u64>) {
@@ -261,12 +294,14 @@ impl Recorder {
         self.tally.reply(n, keyword, status, self.stage);
         self.count(keyword, status, None);
         self.settled(n, self.stage);
+        self.oddities.answered_by_us(n);
         let (keyword, status, line) = (keyword.name(), status.into(), &shown);
         self.outbox.reply(encode::Reply { n, keyword, status, line, latency_us, multi_line: false, local: true });
     }
 
     /// Keeps what is to be kept of a piece, or counts it as missing, and then everything behind it.
     fn content(&mut self, octets: &[u8]) {
+        self.oddities.content(&mut self.outbox, octets);
         let Some(body) = &mut self.body else { return };
         let keep = body.take(octets);
         if keep > 0 && self.outbox.shared().keeps_content() && (body.lost() > 0 || !self.outbox.keep(body.n(), &octets[..keep])) {
@@ -301,10 +336,12 @@ impl Recorder {
         } else {
             self.outbox.emit(&Body::Content(content));
         }
+        self.oddities.reply_end(&mut self.outbox, complete);
     }
 
     fn client_data(&mut self, n: Ordinal, octets: u64, last: bool) {
         self.seen[Peer::Client as usize] += octets;
+        self.oddities.heard(&self.outbox);
         let total = self.client_data.take().map_or(0, |(_, total)| total) + octets;
         if last {
             self.outbox.emit(&Body::ClientData(schema::ClientData { n, octets: total, complete: true }));
@@ -315,11 +352,15 @@ impl Recorder {
 
     fn unsolicited(&mut self, status: Option<Status>, line: &Line<'_>) {
         self.passed(Peer::Upstream, line);
-        let line = self.redactor.server_line(status, line).to_text();
-        self.outbox.emit(&Body::Unsolicited(schema::Unsolicited { status: status.into(), line }));
+        let shown = self.redactor.server_line(status, line).to_text();
+        self.outbox.emit(&Body::Unsolicited(schema::Unsolicited { status: status.into(), line: shown }));
+        self.oddities.unsolicited(&mut self.outbox, status, line);
     }
 
     fn decision(&mut self, decision: &tap::Decision<'_>) {
+        if let (tap::Action::Rewrite, Some(n), Some(line)) = (decision.action, decision.n, decision.line) {
+            self.awaited.rewritten(n, line);
+        }
         let line = decision.line.and_then(|line| self.redactor.replaced(line));
         self.tally.decision(decision);
         for decision in self.decided.take(decision, line) {
@@ -339,6 +380,7 @@ impl Recorder {
         self.awaited.clear();
         let body = self.body.take();
         self.content_missing(body.map_or(0, |body| body.lost()));
+        self.oddities.opaque(&mut self.outbox, reason, self.seen);
         let (name, explanation) = reason.describe();
         let dropped_replies = dropped_replies as u64;
         self.outbox.emit(&Body::Opaque(schema::Opaque {
@@ -355,29 +397,19 @@ impl Recorder {
             self.redactor.unfinished(line);
         }
         let explanation = format!("a line of {} octets was begun and never ended", line.octets);
-        self.outbox.emit(&Body::Anomaly(schema::Anomaly {
-            id: "unfinished-line".to_owned(),
-            explanation,
-            fault: Some(from.into()),
-            offset: Some(line.offset),
-        }));
+        let found = Found::new(Anomaly::UnfinishedLine).by(from).at(line.offset).saying(explanation);
+        self.oddities.found(&mut self.outbox, found);
     }
 
     fn violation(&mut self, violation: Violation) {
         self.tally.violation(violation);
-        let (id, explanation) = violation.kind.describe();
-        self.outbox.emit(&Body::Anomaly(schema::Anomaly {
-            id: id.to_owned(),
-            explanation: explanation.to_owned(),
-            fault: Some(violation.fault.into()),
-            offset: None,
-        }));
+        self.oddities.violation(&mut self.outbox, violation, self.seen);
     }
 }
 
 impl Observer for Recorder {
     fn ready(&self) -> bool {
-        self.outbox.is_ready()
+        self.outbox.is_ready() && self.oddities.objection().is_none()
     }
 
     fn on(&mut self, event: &Event<'_>) {
@@ -391,6 +423,7 @@ impl Observer for Recorder {
             Event::Resolved { n, keyword } => self.resolved(n, keyword),
             Event::Reply { n, keyword, status, shape, line, stage } => self.reply(n, keyword, status, shape, &line, stage),
             Event::Content { octets, .. } => self.content(octets),
+            Event::LfDot { n, offset } => self.oddities.lf_dot(&mut self.outbox, n, offset),
             Event::ReplyEnd { n, octets, complete, .. } => self.reply_end(n, octets, complete),
             Event::ClientData { n, octets, last } => self.client_data(n, octets, last),
             Event::Unsolicited { status, line } => self.unsolicited(status, &line),

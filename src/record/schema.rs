@@ -375,7 +375,7 @@ pub struct Opaque {
 }
 
 /// Something odd or unsafe.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Anomaly {
     /// A fixed short name.
     pub id: String,
@@ -384,7 +384,10 @@ pub struct Anomaly {
     /// Whose fault it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Hop>,
-    /// Octets before it in that peer's stream.
+    /// The command concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u64>,
+    /// Octets before it in that peer's stream; of what is found in a body, octets before the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
 }
@@ -487,6 +490,9 @@ pub struct Summary {
     /// How often each rule would have decided, in a dry run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rules_dry: BTreeMap<String, u64>,
+    /// How often each anomaly was found, by its id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub anomalies: BTreeMap<String, u64>,
     /// Events that were not recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events_lost: u64,

@@ -15,6 +15,7 @@ use super::{
     clock::{Clock, SystemClock},
     content::Wanted,
     directory, live,
+    noticed::{Notice, Noticed},
     queue::{Message, Queue},
     recorder::Recorder,
     schema::{Opened, Record},
@@ -23,6 +24,7 @@ use super::{
     writer::{Health, Plan, Writer},
 };
 use crate::{
+    anomaly::Anomaly,
     config::{ContentPolicy, HashPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy},
     telemetry::Counts,
 };
@@ -184,6 +186,7 @@ impl Store {
             live: live.is_some(),
             counts,
             broadcast: broadcast.clone(),
+            notice: Notice::default(),
         };
         if storage.is_some() || live.is_some() || broadcast.is_some() {
             let queue = Arc::new(Queue::new(transcript.map_or(LIVE_BUFFER, |transcript| transcript.buffer)));
@@ -203,6 +206,17 @@ impl Store {
     #[must_use]
     pub fn recorder(&self, opened: Opened) -> Recorder {
         Recorder::new(Arc::clone(&self.shared), draw_id(), opened)
+    }
+
+    /// Waits until a session has ended in which something odd was found: the first since the store was opened.
+    pub async fn first_anomaly(&self) -> Noticed {
+        self.shared.notice.wait().await
+    }
+
+    /// The same, if there was one.
+    #[must_use]
+    pub fn noticed(&self) -> Option<Noticed> {
+        self.shared.notice.get()
     }
 
     /// Whether new sessions may be accepted: false while `on_error` is `refuse` and the store cannot be written, or hangs.
@@ -252,6 +266,7 @@ pub(super) struct Shared {
     /// Where sessions are counted, if they are.
     pub(super) counts: Option<Arc<Counts>>,
     broadcast: Option<Arc<Broadcast>>,
+    notice: Notice,
 }
 
 impl Shared {
@@ -341,6 +356,11 @@ impl Shared {
         if let Some(queue) = &self.queue {
             queue.forget(session);
         }
+    }
+
+    /// A session with an anomaly has ended.
+    pub(super) fn notice(&self, session: &str, anomaly: Anomaly) {
+        self.notice.give(session, anomaly);
     }
 
     /// Counts what sessions could not have recorded for want of room.

@@ -243,6 +243,7 @@ impl Tally {
             "too-many-connections" => because("client turned away: too many connections"),
             "too-many-commands" => "closed: more commands than one session may have".to_owned(),
             "too-many-octets" => "closed: more octets than one session may have".to_owned(),
+            "strict" => because("closed for an anomaly"),
             "line-too-long" => "closed: the client sent a line that is too long to be judged".to_owned(),
             "policy" => because("closed by a rule"),
             "transcript-failing" => because("client turned away: the transcript cannot be written"),

@@ -26,6 +26,7 @@ use super::{
     segment::{Output, Storage, Stream},
 };
 use crate::{
+    anomaly::Anomaly,
     config::{ContentPolicy, HashPolicy, ListingPolicy, OnError, OnFull, Place, Retention, Streams, Transcript, UserPolicy},
     pop3::{Command, Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{Action, Decision, Event, Line, Observer, OpaqueReason, Violation, ViolationKind},
@@ -192,7 +193,7 @@ fn busy_session(player: &mut Player) {
     recorder.on(&Event::Resolved { n, keyword: Keyword::Noop });
     recorder.on(&Event::Unfinished { from: Peer::Client, line: Line { end: LineEnd::None, ..line(b"PASS hunt") } });
     recorder.on(&Event::Violation(Violation { fault: Peer::Upstream, kind: ViolationKind::PlaintextBehindStlsReply }));
-    recorder.anomaly(schema::Anomaly { id: "x".into(), explanation: "odd".into(), fault: None, offset: Some(1) });
+    recorder.anomaly(Anomaly::BareLf, Peer::Client, 1);
     recorder.on(&Event::Opaque { reason: OpaqueReason::StartTls, dropped_replies: 1 });
     recorder.on(&Event::OpaqueOctets { from: Peer::Client, octets: 100 });
 }

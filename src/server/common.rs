@@ -8,7 +8,7 @@ use std::{
 
 use super::StartError;
 use crate::{
-    config::{Config, Limits, RuleAction},
+    config::{Anomalies, Config, Limits, RuleAction},
     policy::{Memory, Rules},
 };
 
@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Common {
     pub(super) limits: Arc<Limits>,
     pub(super) rules: Arc<Rules>,
+    pub(super) anomalies: Anomalies,
     /// There where a rule shields and messages are remembered.
     pub(super) memory: Option<Arc<Memory>>,
 }
@@ -29,7 +30,12 @@ impl Common {
     /// Compiles the rules, and opens the memory where one is needed and not open yet.
     pub(super) fn new(config: &Config, open: &OpenMemory) -> Result<Self, StartError> {
         let rules = Rules::new(&config.rules).map_err(StartError::Rules)?;
-        Ok(Self { limits: Arc::clone(&config.limits), rules: Arc::new(rules), memory: open.of(config)? })
+        Ok(Self {
+            limits: Arc::clone(&config.limits),
+            rules: Arc::new(rules),
+            anomalies: config.anomalies,
+            memory: open.of(config)?,
+        })
     }
 }
 

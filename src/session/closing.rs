@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use crate::{
+    anomaly::Anomaly,
     config::TlsMode,
     net::{ConnectError, Stream},
     pop3::Peer,
@@ -71,6 +72,21 @@ pub(super) fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
         // Whoever knows the rule says it.
         Outcome::Dismissed => ended("poptap", "policy"),
     }
+}
+
+/// The anomaly that ended the session: its record would take nothing more.
+pub(super) fn objection(outcome: &Outcome, recorder: &Recorder) -> Option<Anomaly> {
+    recorder.objection().filter(|_| matches!(outcome, Outcome::RecordFull))
+}
+
+/// The end of a session that an anomaly ended.
+pub(super) fn strict(anomaly: Option<Anomaly>) -> schema::Closed {
+    schema::Closed { detail: anomaly.map(|anomaly| format!("`{anomaly}` is in `strict`")), ..ended("poptap", "strict") }
+}
+
+/// What the client is told then, where it can make something of it.
+pub(super) fn strict_line(anomaly: Anomaly) -> String {
+    format!("-ERR [SYS/PERM] the session is closed, since this anomaly is not allowed here: {anomaly}\r\n")
 }
 
 /// The end of a session that a rule or a limit ended.

@@ -122,6 +122,14 @@ pub enum Event<'a> {
         /// The octets.
         octets: &'a [u8],
     },
+    /// Within the body of a multi-line reply stood a line with nothing but a dot that a bare LF ended. It is content here; some
+    /// clients take it for the terminator.
+    LfDot {
+        /// The command that is answered.
+        n: Ordinal,
+        /// Where in the server's stream the dot stood: octets received before it.
+        offset: u64,
+    },
     /// A multi-line reply is over.
     ReplyEnd {
         /// The command that is answered.

@@ -269,6 +269,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let (n, keyword) = (receiving.n, receiving.keyword);
         let step = receiving.body.step(&self.upstream.unlabelled()[from..to]);
         let octets = receiving.body.octets();
+        if step.lf_dot {
+            let offset = (self.upstream.labelled() + from as u64).saturating_sub(1);
+            self.observer.on(&Event::LfDot { n, offset });
+        }
         if !step.content.is_empty() {
             self.observer.on(&Event::Content { n, keyword, octets: step.content });
             if keyword == Keyword::List {

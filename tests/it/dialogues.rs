@@ -5,10 +5,11 @@
 //! repeats its last octet N times. Lines of one side that follow each other arrive in one segment when the cuts allow it;
 //! `--` alone parts them. `C!` and `S!` end a side's stream; at `T!` TLS stands on
 //! the client's hop. `# option` sets an option of the built-in handling, and lines that begin with `#|` are a part of the
-//! configuration file: rules.
+//! configuration file: rules. With `# slow` every reply is a slow one, and every silence a long one.
+//! What a recorder finds odd stands at the end of the golden transcript.
 //! With `POPTAP_BLESS=1` the golden transcripts are written anew.
 
-use std::{fmt::Write as _, fs, path::Path, sync::Arc};
+use std::{fmt::Write as _, fs, path::Path, sync::Arc, time::Duration};
 
 use poptap::{
     policy::{ClientHop, Facts, Policy, Rules, Settings, Terms},
@@ -17,7 +18,7 @@ use poptap::{
 };
 
 use crate::support::{
-    play::{Cuts, Played, Step, pieces_of, play_both, random_pieces},
+    play::{Cuts, Played, Step, pieces_of, play_recorded, random_pieces},
     rules,
 };
 
@@ -43,11 +44,12 @@ fn replay(path: &Path) -> Result<(), String> {
     let playbook = fs::read_to_string(path).unwrap();
     let (settings, steps) = parse(&playbook);
     let rules = rules_in(&playbook);
+    let slow = if playbook.lines().any(|line| line == "# slow") { Duration::ZERO } else { Duration::from_secs(10) };
     let golden_path = path.with_extension("golden");
     let replayed = |cuts: Cuts<'_>| {
         let inside_tls = Settings { client: ClientHop::Tls, ..settings };
         let (outside, inside) = (policy(settings, rules.as_ref(), false), policy(inside_tls, rules.as_ref(), true));
-        render(&play_both(outside, Some(inside), &steps, cuts))
+        render(&play_recorded(outside, Some(inside), &steps, slow, cuts))
     };
     let whole = replayed(&mut pieces_of(usize::MAX));
     if std::env::var_os("POPTAP_BLESS").is_some() {
@@ -71,7 +73,7 @@ fn rules_in(playbook: &str) -> Option<Arc<Rules>> {
     (!lines.is_empty()).then(|| rules::compiled(&lines.join("\n")))
 }
 
-fn policy(settings: Settings, rules: Option<&Arc<Rules>>, tls: bool) -> Policy {
+pub(crate) fn policy(settings: Settings, rules: Option<&Arc<Rules>>, tls: bool) -> Policy {
     let facts = Facts { client: [127, 0, 0, 1].into(), listener: ([127, 0, 0, 1], 1110).into(), upstream: "server", tls };
     let caps = Caps { command: 512, sasl: 2048 };
     Policy::new(settings, rules.map(|rules| Terms::of_rules(rules.for_session(&facts), caps)))
@@ -102,6 +104,10 @@ fn render(played: &Played) -> String {
     write!(text, "\n\nreached the server:\n{}", shown(&played.to_upstream)).unwrap();
     write!(text, "\nreached the client:\n{}", shown(&played.to_client)).unwrap();
     write!(text, "\nends passed on: client {}, server {}\n", played.ended.0, played.ended.1).unwrap();
+    if !played.anomalies.is_empty() {
+        let anomalies: Vec<_> = played.anomalies.iter().map(|(id, count)| format!("{id} {count}")).collect();
+        writeln!(text, "anomalies: {}", anomalies.join(", ")).unwrap();
+    }
     text
 }
 
@@ -126,7 +132,7 @@ fn shown(octets: &[u8]) -> String {
     text
 }
 
-fn parse(playbook: &str) -> (Settings, Vec<Step>) {
+pub(crate) fn parse(playbook: &str) -> (Settings, Vec<Step>) {
     let (mut settings, mut steps, mut apart) = (Settings::default(), Vec::new(), true);
     for line in playbook.lines() {
         let (mark, text) = line.split_at(line.len().min(2));

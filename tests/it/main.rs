@@ -8,11 +8,13 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod admission;
+mod anomalies;
 mod architecture;
 mod binary;
 mod certs;
 mod dialogues;
 mod endurance;
+mod export;
 mod hostile;
 mod log;
 mod logins;
@@ -23,6 +25,7 @@ mod readme;
 mod recipes;
 mod relay;
 mod reload;
+mod replay;
 mod rules;
 mod sums;
 mod support;

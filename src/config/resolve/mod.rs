@@ -25,9 +25,9 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::RunArgs;
 
 use super::{
-    Config, Log, Timeouts,
+    Anomalies, Config, Log, Timeouts,
     fault::{Fault, Faults, Place, Source},
-    file::{File, LogSection, TimeoutsSection},
+    file::{File, LogSection, PolicySection, TimeoutsSection},
     reading,
     store::Environment,
     values::Period,
@@ -109,6 +109,7 @@ impl<'a> Resolver<'a> {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
         let rules = self.rules(&file.rule, file.policy.dry_run.unwrap_or_default(), &listeners);
+        let anomalies = self.anomalies(&file.policy);
         let shield = self.shield(&file.shield, &rules);
         let transcript = self.transcript(&file.transcript);
         let timeouts = self.timeouts(&file.timeouts);
@@ -116,7 +117,13 @@ impl<'a> Resolver<'a> {
         let log = self.log(&file.log);
         let (metrics, page) = (self.metrics(&file.metrics), self.page(&file.web));
         let limits = Arc::new(limits);
-        Config { listeners, rules, shield, transcript, limits, timeouts, log, metrics, page, keylog: self.keylog() }
+        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, keylog: self.keylog() }
+    }
+
+    fn anomalies(&self, section: &PolicySection) -> Anomalies {
+        let strict = self.args.anomalies.strict.iter().chain(section.strict.iter().flatten()).copied().collect();
+        let default = Anomalies::default();
+        Anomalies { strict, slow_reply: section.slow_reply.map_or(default.slow_reply, |period| period.0) }
     }
 
     fn keylog(&mut self) -> Option<PathBuf> {

@@ -127,7 +127,7 @@ impl<'a> Facts<'a> {
             deleted: summary.deleted,
             client_octets: summary.client_octets,
             upstream_octets: summary.upstream_octets,
-            anomalies: BTreeMap::new(),
+            anomalies: names(&summary.anomalies),
             opaque: text(&summary.opaque),
             rules: names(&summary.rules),
             rules_dry: names(&summary.rules_dry),

@@ -1,9 +1,11 @@
 //! Playing a conversation through the tap, in any chunking.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use poptap::{
+    config::Anomalies,
     pop3::Peer,
+    record::{Store, schema},
     tap::{Filter, Pool, Tap},
 };
 
@@ -40,6 +42,8 @@ pub struct Played {
     pub events: Vec<String>,
     pub accounted: (u64, u64),
     pub received: (u64, u64),
+    /// What a recorder found, where one was told.
+    pub anomalies: BTreeMap<String, u64>,
 }
 
 /// The sizes of the next piece read and written; both at least 1.
@@ -52,6 +56,8 @@ pub struct Player<F> {
     pub inside_tls: Option<F>,
     to_upstream: Vec<u8>,
     to_client: Vec<u8>,
+    /// Who ended its stream first.
+    left: Option<Peer>,
 }
 
 impl<F: Filter> Player<F> {
@@ -67,13 +73,39 @@ impl<F: Filter> Player<F> {
 
     pub fn new(filter: F, outstanding: usize) -> Self {
         let tap = Tap::new(Witness::default(), filter, outstanding, Arc::new(Pool::new(2)));
-        Self { tap, inside_tls: None, to_upstream: Vec::new(), to_client: Vec::new() }
+        Self { tap, inside_tls: None, to_upstream: Vec::new(), to_client: Vec::new(), left: None }
+    }
+
+    /// Tells a recorder everything, from the beginning; to it every reply takes no time at all, and is slow from `slow_reply` on.
+    pub fn record(&mut self, slow_reply: Duration) {
+        let store = Store::open(None, None).unwrap();
+        let mut recorder = store.recorder(schema::Opened::default());
+        recorder.watch(&Anomalies { slow_reply, ..Anomalies::default() });
+        self.tap.observer().recorder = Some(recorder);
+    }
+
+    /// How the session ended, for the record.
+    fn closed(&self) -> schema::Closed {
+        let by = match self.left {
+            _ if self.tap.violation().is_some() => "poptap",
+            Some(Peer::Upstream) => "upstream",
+            _ => "client",
+        };
+        let reason = match self.tap.violation() {
+            Some(_) => "violation",
+            None if self.tap.has_quit() => "quit",
+            None => "eof",
+        };
+        schema::Closed { by: by.to_owned(), reason: reason.to_owned(), ..schema::Closed::default() }
     }
 
     pub fn step(&mut self, step: &Step, cuts: Cuts<'_>) {
         match step {
             Step::Says(peer, octets) => self.say(*peer, octets, cuts),
-            Step::Ends(peer) => self.tap.finish(*peer),
+            Step::Ends(peer) => {
+                self.left.get_or_insert(*peer);
+                self.tap.finish(*peer);
+            }
             Step::Secured => {
                 assert!(self.tap.is_handing_over() && self.tap.output(Peer::Client).is_empty(), "nothing is on its way in clear");
                 self.to_client.extend(b"(TLS)\n");
@@ -127,8 +159,10 @@ impl<F: Filter> Player<F> {
         let (to_upstream, to_client) = (std::mem::take(&mut self.to_upstream), std::mem::take(&mut self.to_client));
         let ended = (self.tap.is_finished(Peer::Client), self.tap.is_finished(Peer::Upstream));
         let received = (self.tap.totals(Peer::Client).0, self.tap.totals(Peer::Upstream).0);
+        let closed = self.closed();
         let mut witness = self.tap.into_observer();
-        Played { to_upstream, to_client, ended, events: witness.seen(), accounted: witness.accounted, received }
+        let anomalies = witness.recorder.take().map(|recorder| recorder.close(closed).anomalies).unwrap_or_default();
+        Played { to_upstream, to_client, ended, events: witness.seen(), accounted: witness.accounted, received, anomalies }
     }
 }
 
@@ -139,7 +173,17 @@ pub fn play<F: Filter>(filter: F, steps: &[Step], cuts: Cuts<'_>) -> Played {
 
 /// Plays a whole conversation in which TLS may begin.
 pub fn play_both<F: Filter>(filter: F, inside_tls: Option<F>, steps: &[Step], cuts: Cuts<'_>) -> Played {
+    played(Player::new(filter, 1000), inside_tls, steps, cuts)
+}
+
+/// The same before a recorder.
+pub fn play_recorded<F: Filter>(filter: F, inside_tls: Option<F>, steps: &[Step], slow: Duration, cuts: Cuts<'_>) -> Played {
     let mut player = Player::new(filter, 1000);
+    player.record(slow);
+    played(player, inside_tls, steps, cuts)
+}
+
+fn played<F: Filter>(mut player: Player<F>, inside_tls: Option<F>, steps: &[Step], cuts: Cuts<'_>) -> Played {
     player.inside_tls = inside_tls;
     for step in steps {
         player.step(step, cuts);

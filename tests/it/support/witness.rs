@@ -7,6 +7,7 @@ use std::{
 
 use poptap::{
     pop3::Peer,
+    record::Recorder,
     relay::{RecordFull, Recording},
     tap::{Decision, Event, Line, Observer},
 };
@@ -23,6 +24,8 @@ pub struct Witness {
     pub accounted: (u64, u64),
     /// Asked to be silent for so many more `ready` calls, to try the waiting.
     pub stall: std::cell::Cell<u32>,
+    /// A recorder that is told the same.
+    pub recorder: Option<Recorder>,
     /// Whether there is room for what it writes down; shared, so that a test can make some meanwhile.
     pub room: Arc<Room>,
 }
@@ -98,6 +101,9 @@ impl Observer for Witness {
     fn on(&mut self, event: &Event<'_>) {
         self.events += 1;
         self.account(event);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.on(event);
+        }
         match event {
             Event::Content { n, keyword, octets } => self.run(format!("    content {n} {}:", keyword.name()), octets, 0),
             Event::OpaqueOctets { from, octets } => self.run(format!("    opaque octets {from:?}:"), b"", *octets),
@@ -169,6 +175,7 @@ fn describe(event: &Event<'_>) -> String {
             format!("S reply to {n} {} {status:?} {shape:?} {stage:?} {}", keyword.name(), text(line))
         }
         Event::ReplyEnd { n, octets, complete, .. } => format!("S reply to {n} over: {octets} octets, complete {complete}"),
+        Event::LfDot { n, offset } => format!("S bare-LF dot in the reply to {n} at {offset}"),
         Event::Unsolicited { status, line } => format!("S unsolicited {status:?} {}", text(line)),
         Event::Decision(Decision { n, action, rule, enforced, line, tag }) => {
             let dry = if *enforced { "" } else { " dry" };
