@@ -93,7 +93,7 @@ const OUTCOMES: [&str; 37] = [
     "transcript-full",
     "shutdown",
     "abandoned",
-    "anomaly",
+    "strict",
     OTHER,
 ];
 
