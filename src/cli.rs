@@ -2,6 +2,7 @@
 
 mod anomalies;
 mod export;
+mod http;
 mod replay;
 mod rules;
 mod sessions;
@@ -18,6 +19,7 @@ use crate::config::{
 
 pub use anomalies::AnomalyArgs;
 pub use export::{ExportArgs, ScrubArgs};
+pub use http::HttpArgs;
 pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
@@ -213,6 +215,10 @@ pub struct RunArgs {
     /// When the conversation is printed as it passes; `auto` does so on a terminal.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Transcript")]
     pub live: Live,
+
+    /// What is served over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
 
     /// Write the secrets of every TLS connection to a file, so that Wireshark can decrypt a capture. Think twice.
     #[arg(long, value_name = "FILE", help_heading = "Log")]

@@ -53,7 +53,8 @@
 //! | [`escape`] | text from strangers, made safe to show |
 //! | [`replay`] | a recorded session's server, played to a client |
 //! | [`probe`] | one look at a server: what it is found to be |
-//! | [`demo`], [`telemetry`] | a sample mailbox; the operational log |
+//! | [`demo`], [`telemetry`] | a sample mailbox; the operational log and the counts |
+//! | [`web`] | HTTP: the counts for a monitoring system, the live page |
 //!
 //! Dependencies point inward, `pop3 ← tap ← relay ← session ← server`, and a test scans the sources for it. `DESIGN.md`
 //! answers why things are as they are.
@@ -78,3 +79,4 @@ mod session;
 pub mod tap;
 pub mod telemetry;
 pub mod tls;
+pub mod web;

@@ -69,6 +69,8 @@ pub(crate) struct House {
     fixed: Arc<Limits>,
     permits: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    /// Listeners on which nobody can be accepted at this moment.
+    deaf: AtomicUsize,
 }
 
 /// A bound listener.
@@ -201,6 +203,7 @@ impl Server {
             fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
+            deaf: AtomicUsize::new(0),
         };
         let common = Common::new(config, &house.memory)?;
         let bound = config.listeners.iter().map(|listener| bind(listener, &common, &house)).collect::<Result<_, _>>()?;
@@ -279,7 +282,9 @@ async fn accept(listener: TcpListener, route: Arc<Route>, house: Arc<House>, ses
             Ok((client, address)) => admit(client, canonical(address), &route, &house, &sessions),
             Err(error) => {
                 tracing::warn!(listener = %route.address, "cannot accept a client: {error}");
+                house.deaf.fetch_add(1, Ordering::SeqCst);
                 sleep(ACCEPT_PAUSE).await;
+                house.deaf.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
@@ -337,7 +342,8 @@ impl Refusal {
 }
 
 impl AllowFrom {
-    fn allows(&self, client: IpAddr) -> bool {
+    /// Whether a client with this address, in its canonical form, may come.
+    pub(crate) fn allows(&self, client: IpAddr) -> bool {
         client.is_loopback()
             || match self {
                 Self::Loopback => false,
@@ -389,7 +395,7 @@ fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, S
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;

@@ -93,7 +93,9 @@ mod tests {
     #[test]
     fn a_certificate_is_spoken_of_in_its_last_fortnight() {
         let now = datetime!(2026-03-01 12:00 UTC);
-        let said = |not_after| words(&Expiry { what: "`pop.pem`".to_owned(), not_after }, now).unwrap_or_default();
+        let said = |not_after| {
+            words(&Expiry { what: "`pop.pem`".to_owned(), file: "pop.pem".into(), not_after }, now).unwrap_or_default()
+        };
         assert_eq!(said(datetime!(2026-03-15 12:00:00 UTC)), "");
         assert!(said(datetime!(2026-03-15 11:59:59 UTC)).starts_with("`pop.pem` expires in 13 days, on 2026-03-15"));
         assert!(said(datetime!(2026-03-01 11:59:59 UTC)).starts_with("`pop.pem` has expired on 2026-03-01"));

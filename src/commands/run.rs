@@ -14,9 +14,10 @@ use crate::{
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
-    record::{LiveView, Loss, Noticed, Store},
+    record::{Beside, LiveView, Loss, Noticed, Store},
     server::{Served, Server, StartError, Stop},
     telemetry,
+    web::Web,
 };
 
 /// How long exit waits for the transcript's writer.
@@ -93,7 +94,8 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
 async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failure> {
     let stop = Stop::default();
     watch_signals(stop.clone())?;
-    let (server, store) = open(config, live, stop.clone())?;
+    let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+    let (server, store) = open_beside(config, live, stop.clone(), &web)?;
     if args.anomalies.exit_on_anomaly {
         tokio::spawn(stop_at_anomaly(store.clone(), stop));
     }
@@ -105,11 +107,14 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
     if !on_terminal || config.log.file.is_some() {
         announce(&server, config);
     }
+    tell_of(&web);
+    let serving = web.serve(config, &server.reloader());
     let cut_short = server.run().await;
     if cut_short > 0 {
         tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");
     }
     report(store.finish(FINISH).await);
+    serving.stop().await;
     let noticed = store.noticed().filter(|_| args.anomalies.exit_on_anomaly);
     noticed.map_or(Ok(()), |noticed| Err(odd(&noticed)))
 }
@@ -134,8 +139,13 @@ fn odd(noticed: &Noticed) -> Failure {
 
 /// Opens the store and binds the listeners.
 pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, Store), Failure> {
-    let view = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
-    let store = Store::open(config.transcript.as_ref(), view).map_err(|error| Failure::new(exit::IO, error))?;
+    open_beside(config, live, stop, &Web::default())
+}
+
+fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web) -> Result<(Server, Store), Failure> {
+    let live = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
+    let beside = Beside { live, counts: web.counts(), broadcast: web.broadcast() };
+    let store = Store::open_beside(config.transcript.as_ref(), beside).map_err(|error| Failure::new(exit::IO, error))?;
     let server = Server::bind(config, store.clone(), stop)?;
     Ok((server, store))
 }
@@ -188,6 +198,16 @@ fn introduce(server: &Server, config: &Config) {
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
     for Served { upstream, connector, .. } in server.served() {
         tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
+    }
+}
+
+/// Says where HTTP is served. The log may be read by others, so the page's token is told to standard error alone.
+fn tell_of(web: &Web) {
+    if let Some(url) = web.metrics_url() {
+        tracing::info!("metrics are served at {url}");
+    }
+    if let Some(url) = web.page_url() {
+        say(&format!("watch sessions at {url}\n"));
     }
 }
 

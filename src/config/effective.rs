@@ -11,13 +11,14 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, Limits, Listener, Log, Network, Place, Retention, Rule, ServerTls, Shield, Timeouts, TlsMode,
-    Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
+    Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
+    http::{MetricsSection, WebSection},
     values::{Period, Size, WaitLimit},
 };
 
@@ -55,6 +56,8 @@ fn to_file(config: &Config) -> File {
         limits: limits_section(&config.limits),
         timeouts: timeouts_section(&config.timeouts),
         log: log_section(&config.log),
+        metrics: config.metrics.as_ref().map(metrics_section).unwrap_or_default(),
+        web: config.page.as_ref().map(web_section).unwrap_or_default(),
     }
 }
 
@@ -77,15 +80,19 @@ fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
         upstream: Some(unplaced(listener.upstream.name.clone())),
-        allow_from: Some(match &listener.allow_from {
-            AllowFrom::Loopback => Vec::new(),
-            AllowFrom::Networks(networks) => sections_of(networks),
-            AllowFrom::Any => vec![Network::Any],
-        }),
+        allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
+    }
+}
+
+fn allowed(allow_from: &AllowFrom) -> Vec<Network> {
+    match allow_from {
+        AllowFrom::Loopback => Vec::new(),
+        AllowFrom::Networks(networks) => sections_of(networks),
+        AllowFrom::Any => vec![Network::Any],
     }
 }
 
@@ -222,4 +229,12 @@ fn log_section(log: &Log) -> LogSection {
         format: Some(log.format),
         filter: Some(unplaced(log.filter.clone())),
     }
+}
+
+fn metrics_section(endpoint: &MetricsEndpoint) -> MetricsSection {
+    MetricsSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_from: Some(allowed(&endpoint.allow_from)) }
+}
+
+fn web_section(endpoint: &PageEndpoint) -> WebSection {
+    WebSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_remote: Some(endpoint.allow_remote) }
 }

@@ -15,6 +15,7 @@ use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
+    http::{MetricsSection, WebSection},
     rule::RuleSection,
     values::{Period, Size, WaitLimit},
 };
@@ -60,6 +61,12 @@ pub(super) struct File {
     /// The operational log.
     #[serde(default)]
     pub(super) log: LogSection,
+    /// Counts for a monitoring system.
+    #[serde(default)]
+    pub(super) metrics: MetricsSection,
+    /// The live page.
+    #[serde(default)]
+    pub(super) web: WebSection,
 }
 
 /// One address on which clients are accepted.

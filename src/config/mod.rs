@@ -5,6 +5,7 @@ mod anomalies;
 mod effective;
 mod fault;
 mod file;
+mod http;
 mod message_size;
 mod provision;
 mod reading;
@@ -28,6 +29,7 @@ pub use anomalies::Anomalies;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
+pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
 pub use message_size::MessageSize;
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
@@ -55,6 +57,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The operational log.
     pub log: Log,
+    /// Where counts are served; `None` counts nothing.
+    pub metrics: Option<MetricsEndpoint>,
+    /// Where the live page is served.
+    pub page: Option<PageEndpoint>,
     /// A file for the secrets of TLS connections, for decrypting captures. On the command line only.
     pub keylog: Option<PathBuf>,
 }

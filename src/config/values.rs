@@ -12,6 +12,7 @@ use super::{
     ContentPolicy, Pin,
     address::{ListenAddress, Network, UpstreamUrl},
     fault::Malformed,
+    http::HttpAddress,
     rule::{self, CommandWord, NamePattern, OctetPattern, SizeBound, Word},
 };
 
@@ -163,6 +164,7 @@ written_as_text! {
     WaitLimit: "WaitLimit", r"^(0|[0-9.]+\s*[A-Za-zµ]+.*)$", "a duration such as \"5s\", or \"0\" for as long as it takes";
     ContentPolicy: "Content", r"^(none|headers|lines:[0-9]+|full)$", "\"none\", \"headers\", \"lines:N\" or \"full\"";
     ListenAddress: "ListenAddress", r"^.*[0-9]/?$", "an address such as \"127.0.0.1:1110\"";
+    HttpAddress: "HttpAddress", r"^(http://)?[0-9a-fA-F.:\[\]]*[0-9]/?$", "an address such as \"127.0.0.1:8110\"";
     UpstreamUrl: "UpstreamUrl", r"^[A-Za-z3+]+://", "a URL such as \"pop3s://pop.example.net\"";
     Pin: "Pin", r"^sha256(:|//)[0-9A-Za-z+/=:]+$", "a pin: \"sha256:\" and 64 hexadecimal digits, or base64";
     Anomaly: "Anomaly", r"^[a-z-]+$", "the id of an anomaly, such as \"bare-lf\"";

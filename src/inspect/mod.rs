@@ -66,7 +66,7 @@ pub(crate) use kept::Kept;
 pub use list::{Selection, list};
 pub use live::Terminal;
 pub use scrub::{Scrub, scrub};
-pub use show::{Which, each_record, show};
+pub use show::{Which, each_record, each_record_since, show};
 pub use stats::{Span, Summing, stats};
 pub use store::ago;
 pub use view::View;

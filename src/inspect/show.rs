@@ -60,8 +60,28 @@ pub fn each_record(
     visit: &mut dyn FnMut(Record),
     err: &mut dyn Write,
 ) -> Result<(), InspectError> {
+    each_record_since(directory, which, None, visit, err)
+}
+
+/// As [`each_record`], of a session that began at `since` (a time of the transcript): files that were not written to since then
+/// are not read.
+///
+/// # Errors
+///
+/// As [`show`].
+pub fn each_record_since(
+    directory: &Path,
+    which: &Which,
+    since: Option<&str>,
+    visit: &mut dyn FnMut(Record),
+    err: &mut dyn Write,
+) -> Result<(), InspectError> {
     let mut store = Store::new(directory);
-    let result = found(&mut store, which).and_then(|found| {
+    let found = match which {
+        Which::Id(id) => find(&mut store, id, since),
+        Which::Last => found(&mut store, which),
+    };
+    let result = found.and_then(|found| {
         each_event(&mut store, &found, &mut |_, record| {
             visit(record);
             Ok(())

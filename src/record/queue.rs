@@ -145,6 +145,16 @@ impl Queue {
         self.used.load(Ordering::SeqCst).saturating_add(octets) < self.limit
     }
 
+    /// Octets that wait here.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// Octets that may wait before there is no room.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether there is so much room that recording may be taken up again after a gap; without the distance, a store
     /// that is a little too slow would write gap after gap.
     pub(super) fn has_much_room(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::{
     config::{Anomalies, ContentPolicy},
     pop3::{Keyword, LineEnd, Peer, Shape, Stage, Status},
     tap::{self, Event, Line, Observer, Ordinal, Violation},
+    telemetry,
 };
 
 /// The transcript's buffer is full, and `on_full` is `close`: end the session.
@@ -37,6 +38,8 @@ pub struct Recorder {
     outbox: Outbox,
     redactor: Redactor,
     tally: Tally,
+    /// This session's share of the counts, where they are kept. Boxed, since it is large.
+    counted: Option<Box<telemetry::Tally>>,
     awaited: Awaited,
     oddities: Oddities,
     /// Boxed, since it is large and rarely there.
@@ -54,6 +57,7 @@ impl Recorder {
         opened.credentials_revealed = shared.reveals();
         let redactor = Redactor::new(shared.user_key.clone(), shared.reveals());
         let tally = Tally::new(&opened, shared.clock.now().stamp());
+        let counted = shared.counts.clone().map(|counts| Box::new(telemetry::Tally::begin(counts)));
         let mut outbox = Outbox::new(shared, id);
         outbox.insist(&Body::Opened(opened));
         outbox.hand_over();
@@ -61,6 +65,7 @@ impl Recorder {
             outbox,
             redactor,
             tally,
+            counted,
             awaited: Awaited::default(),
             oddities: Oddities::new(),
             body: None,
@@ -86,6 +91,9 @@ impl Recorder {
     /// Gives the writer what was recorded. Called whenever the session rests, so that no record waits for the next event.
     pub fn rest(&mut self) {
         self.outbox.hand_over();
+        if let Some(counted) = &mut self.counted {
+            counted.rest(self.seen, self.tally.login_failures());
+        }
     }
 
     /// Ready when one event more may be recorded, or when recording was given up until there is room again (a gap).
@@ -141,6 +149,9 @@ impl Recorder {
         self.tally.lost(self.outbox.lost());
         let mut summary = self.tally.finish(&closed, self.outbox.at_us());
         summary.anomalies = self.oddities.totals();
+        if let Some(counted) = &mut self.counted {
+            counted.end(&summary);
+        }
         self.outbox.insist(&Body::Closed(closed));
         self.outbox.send_summary(summary.clone());
         if let Some(anomaly) = self.oddities.first() {
@@ -242,6 +253,7 @@ impl Recorder {
             self.message_begins(n, keyword);
         }
         self.tally.reply(n, keyword, status, stage);
+        self.count(keyword, status, Some(latency_us));
         self.settled(n, stage);
         let (name, word) = (keyword.name(), status.into());
         self.outbox.reply(encode::Reply { n, keyword: name, status: word, line: &shown, latency_us, multi_line, local: false });
@@ -249,6 +261,12 @@ impl Recorder {
         let message = asked.and_then(|asked| asked.at_server);
         let answer = Answer { n, keyword, status, shape, line, stage, latency_us, message };
         self.oddities.reply(&mut self.outbox, answer);
+    }
+
+    fn count(&mut self, keyword: Keyword, status: Option<Status>, latency_us: Option<u64>) {
+        if let Some(counted) = &mut self.counted {
+            counted.reply(keyword, status, latency_us);
+        }
     }
 
     fn message_begins(&mut self, n: Ordinal, keyword: Keyword) {
@@ -274,6 +292,7 @@ impl Recorder {
         let mut shown = self.redactor.server_line(status, &line);
         shown.cut = end < text.len();
         self.tally.reply(n, keyword, status, self.stage);
+        self.count(keyword, status, None);
         self.settled(n, self.stage);
         self.oddities.answered_by_us(n);
         let (keyword, status, line) = (keyword.name(), status.into(), &shown);

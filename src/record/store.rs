@@ -11,6 +11,7 @@ use aws_lc_rs::{hmac, rand};
 use tokio::sync::watch;
 
 use super::{
+    broadcast::Broadcast,
     clock::{Clock, SystemClock},
     content::Wanted,
     directory, live,
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     anomaly::Anomaly,
     config::{ContentPolicy, HashPolicy, OnError, OnFull, Place, Streams, Transcript, UserPolicy},
+    telemetry::Counts,
 };
 
 /// Octets that may wait for the writer when there is a live view and no transcript.
@@ -101,6 +103,32 @@ impl Loss {
     }
 }
 
+/// Who is told of what passes, beside the transcript.
+#[derive(Default)]
+pub struct Beside {
+    /// Shown each record.
+    pub live: Option<Box<dyn LiveView>>,
+    /// Where sessions are counted.
+    pub counts: Option<Arc<Counts>>,
+    /// Through which records go to whoever looks on.
+    pub broadcast: Option<Arc<Broadcast>>,
+}
+
+/// How a store is doing at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Octets that wait for the writer.
+    pub waiting_octets: u64,
+    /// Octets that may wait before sessions do.
+    pub buffer: u64,
+    /// Records that wait for the writer.
+    pub waiting_records: u64,
+    /// A stream cannot be written, or the writer hangs.
+    pub failing: bool,
+    /// What was lost so far; what waits is not.
+    pub loss: Loss,
+}
+
 /// Where the records of all sessions go. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -117,6 +145,15 @@ impl Store {
     ///
     /// [`StoreError`] when the directory cannot be made, is not ours alone to write to, or cannot be written to.
     pub fn open(transcript: Option<&Transcript>, live: Option<Box<dyn LiveView>>) -> Result<Self, StoreError> {
+        Self::open_beside(transcript, Beside { live, ..Beside::default() })
+    }
+
+    /// As [`Store::open`], with others who are told of what passes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_beside(transcript: Option<&Transcript>, beside: Beside) -> Result<Self, StoreError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let storage: Option<Box<dyn Storage>> = match transcript {
             None => None,
@@ -125,13 +162,13 @@ impl Store {
                 Place::Directory(path) => Box::new(directory::open(path, transcript)?),
             }),
         };
-        Self::assemble(transcript, live, storage, clock)
+        Self::assemble(transcript, beside, storage, clock)
     }
 
     /// Puts a store together; a test brings storage and clock of its own.
     pub(super) fn assemble(
         transcript: Option<&Transcript>,
-        live: Option<Box<dyn LiveView>>,
+        Beside { live, counts, broadcast }: Beside,
         storage: Option<Box<dyn Storage>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
@@ -147,14 +184,16 @@ impl Store {
             health: Arc::clone(&health),
             full: Mutex::new(Throttle::default()),
             live: live.is_some(),
+            counts,
+            broadcast: broadcast.clone(),
             notice: Notice::default(),
         };
-        if storage.is_some() || live.is_some() {
+        if storage.is_some() || live.is_some() || broadcast.is_some() {
             let queue = Arc::new(Queue::new(transcript.map_or(LIVE_BUFFER, |transcript| transcript.buffer)));
             shared.queue = Some(Arc::clone(&queue));
             let plan = transcript.map(Plan::of).unwrap_or_default();
             let feed = live.map(live::start).transpose().map_err(StoreError::Thread)?;
-            let mut writer = Writer::new(plan, storage, feed, clock, health);
+            let mut writer = Writer::new(plan, storage, feed, clock, health).beside(broadcast);
             spawn("poptap-record", move || {
                 writer.run(&queue);
                 drop(finished);
@@ -184,8 +223,20 @@ impl Store {
     #[must_use]
     pub fn accepts_sessions(&self) -> bool {
         let refuses = self.shared.transcript.as_ref().is_some_and(|transcript| transcript.on_error == OnError::Refuse);
-        let stuck = || self.shared.queue.as_ref().is_some_and(|queue| queue.is_stuck(STUCK));
-        !(refuses && (self.shared.health.is_failing() || stuck()))
+        !(refuses && self.shared.is_failing())
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let queue = self.shared.queue.as_ref();
+        Condition {
+            waiting_octets: queue.map_or(0, |queue| queue.used()),
+            buffer: queue.map_or(0, |queue| queue.limit()),
+            waiting_records: queue.map_or(0, |queue| queue.unwritten()),
+            failing: self.shared.is_failing(),
+            loss: self.shared.health.loss(),
+        }
     }
 
     /// Writes what waits, finishes the segments (compressing them, where that is wanted), and says what was lost.
@@ -212,13 +263,30 @@ pub(super) struct Shared {
     health: Arc<Health>,
     full: Mutex<Throttle>,
     live: bool,
+    /// Where sessions are counted, if they are.
+    pub(super) counts: Option<Arc<Counts>>,
+    broadcast: Option<Arc<Broadcast>>,
     notice: Notice,
 }
 
 impl Shared {
     /// Whether anybody takes events; when not, only the summary is kept.
     pub(super) fn wants_events(&self) -> bool {
-        self.live || self.transcript.as_ref().is_some_and(|transcript| transcript.record == Streams::Events)
+        self.keeps_events() || self.is_watched()
+    }
+
+    fn keeps_events(&self) -> bool {
+        self.transcript.as_ref().is_some_and(|transcript| transcript.record == Streams::Events)
+    }
+
+    /// Whether somebody is shown what passes at this moment.
+    fn is_watched(&self) -> bool {
+        self.live || self.broadcast.as_ref().is_some_and(|broadcast| broadcast.is_watched())
+    }
+
+    /// Whether a stream cannot be written, or the writer stands still.
+    fn is_failing(&self) -> bool {
+        self.health.is_failing() || self.queue.as_ref().is_some_and(|queue| queue.is_stuck(STUCK))
     }
 
     pub(super) fn reveals(&self) -> bool {
@@ -238,12 +306,13 @@ impl Shared {
         let events = self.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
         let measured =
             events.map(|transcript| Wanted { content: transcript.content, hash: transcript.hash, listings: transcript.listings });
-        measured.or_else(|| self.live.then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
+        measured.or_else(|| self.is_watched().then_some(Wanted { hash: HashPolicy::None, ..Wanted::default() }))
     }
 
-    /// A live view without a transcript never holds a session up.
+    /// Events that nobody keeps, for a live view or a page alone, never hold a session up.
     pub(super) fn on_full(&self) -> OnFull {
-        self.transcript.as_ref().map_or(OnFull::Mark, |transcript| transcript.on_full)
+        let kept = self.transcript.as_ref().filter(|_| self.keeps_events());
+        kept.map_or(OnFull::Mark, |transcript| transcript.on_full)
     }
 
     pub(super) fn wait_limit(&self) -> Option<Duration> {

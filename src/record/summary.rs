@@ -85,6 +85,11 @@ impl Tally {
         self.turned_away = status == Some(Status::Err);
     }
 
+    /// Logins that the server refused so far.
+    pub(super) fn login_failures(&self) -> u64 {
+        self.totals.login_failures
+    }
+
     pub(super) fn command(&mut self, keyword: Keyword) {
         self.totals.commands += 1;
         self.verbs.asked(keyword);

@@ -17,7 +17,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 
 use super::{
-    LiveView, Recorder, Store,
+    Beside, LiveView, Recorder, Store,
     archive::Archivist,
     clock::{Clock, Moment, tests::ManualClock},
     directory::{self, Named},
@@ -264,7 +264,8 @@ fn a_session_from_beginning_to_end() {
     let clock = Arc::new(ManualClock::default());
     let transcript = Transcript { content: ContentPolicy::Headers, ..in_directory(directory.path()) };
     let storage = Box::new(directory::open(directory.path(), &transcript).unwrap());
-    let store = Store::assemble(Some(&transcript), None, Some(storage), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let store =
+        Store::assemble(Some(&transcript), Beside::default(), Some(storage), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
     let mut player = Player::new(&store);
     let id = player.recorder.id().to_owned();
     assert!(id.len() == 12 && id.bytes().all(|digit| digit.is_ascii_digit() || digit.is_ascii_lowercase()), "{id}");
@@ -553,7 +554,8 @@ impl Output for DiskFile {
 
 fn on(disk: &Disk, transcript: &Transcript) -> (Store, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
-    let store = Store::assemble(Some(transcript), None, Some(Box::new(disk.clone())), Arc::clone(&clock) as Arc<dyn Clock>);
+    let store =
+        Store::assemble(Some(transcript), Beside::default(), Some(Box::new(disk.clone())), Arc::clone(&clock) as Arc<dyn Clock>);
     (store.unwrap(), clock)
 }
 

@@ -14,13 +14,15 @@ use std::{
 };
 
 use super::{
+    broadcast::Broadcast,
     clock::{Clock, Moment},
     gap::Missing,
-    lane::{Lane, write_counted},
+    lane::Lane,
     live::Feed,
     queue::{Message, Queue, Taken},
     schema::{self, Body, Piece, Record},
-    segment::{Output, Storage, Stream},
+    segment::{Storage, Stream},
+    side::{Side, append},
     store::Loss,
     throttle::Throttle,
 };
@@ -96,6 +98,7 @@ pub(super) struct Writer {
     /// `None` when there is only a live view.
     storage: Option<Box<dyn Storage>>,
     feed: Option<Feed>,
+    broadcast: Option<Arc<Broadcast>>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     events: Lane,
@@ -109,13 +112,6 @@ pub(super) struct Writer {
     complaint: Throttle,
     swept: Duration,
     line: Vec<u8>,
-}
-
-/// The side file of the events segment that is open.
-struct Side {
-    name: String,
-    output: Box<dyn Output>,
-    written: u64,
 }
 
 /// What is kept of the message that a session is passing.
@@ -141,6 +137,7 @@ impl Writer {
             plan,
             storage,
             feed,
+            broadcast: None,
             clock,
             health,
             events: Lane::new(Stream::Events),
@@ -153,6 +150,11 @@ impl Writer {
             swept,
             line: Vec::new(),
         }
+    }
+
+    /// With somebody who may look on.
+    pub(super) fn beside(self, broadcast: Option<Arc<Broadcast>>) -> Self {
+        Self { broadcast, ..self }
     }
 
     /// Writes what comes through `queue`, until it is closed and empty.
@@ -187,8 +189,8 @@ impl Writer {
     /// Takes one message; returns the buffer of content, which is needed no more.
     pub(super) fn take(&mut self, message: Message) -> Option<Vec<u8>> {
         match message {
-            Message::Lines { octets, .. } => self.lines(&octets),
-            Message::Record(record) => self.record(record),
+            Message::Lines { octets, records } => self.lines(&octets, records),
+            Message::Record(record) => self.complete(record),
             Message::Kept { session, n, octets } => {
                 self.keep(&session, n, &octets);
                 return Some(octets);
@@ -250,11 +252,17 @@ impl Writer {
     }
 
     /// Appends lines of the events stream as they are, where nobody has to look into them.
-    fn lines(&mut self, lines: &[u8]) {
-        let writes = self.storage.is_some() && self.plan.streams == Streams::Events && !self.events.is_down();
-        if writes && self.missing.is_empty() && self.feed.is_none() {
-            self.events.push(lines);
-            return self.flush_when_full(Stream::Events);
+    fn lines(&mut self, lines: &[u8], records: u64) {
+        if let Some(broadcast) = self.watched() {
+            broadcast.send(lines, records);
+        }
+        let is_kept = self.storage.is_some() && self.plan.streams == Streams::Events;
+        if self.feed.is_none() && (!is_kept || (!self.events.is_down() && self.missing.is_empty())) {
+            if is_kept {
+                self.events.push(lines);
+                self.flush_when_full(Stream::Events);
+            }
+            return;
         }
         for line in lines.split_inclusive(|&octet| octet == b'\n') {
             match serde_json::from_slice(line) {
@@ -267,7 +275,13 @@ impl Writer {
         }
     }
 
-    fn record(&mut self, mut record: Box<Record>) {
+    /// Somebody looks on.
+    fn watched(&self) -> Option<&Broadcast> {
+        self.broadcast.as_deref().filter(|broadcast| broadcast.is_watched())
+    }
+
+    /// Takes a record that only the writer can complete.
+    fn complete(&mut self, mut record: Box<Record>) {
         if let Body::Content(content) = &mut record.body {
             let kept = self.kept.remove(&*record.session).filter(|kept| kept.n == content.n);
             content.kept = kept.map(|kept| kept.pieces).unwrap_or_default();
@@ -276,6 +290,16 @@ impl Writer {
             self.kept.remove(&*record.session);
             summary.events_lost += self.dropped.remove(&*record.session).unwrap_or_default();
         }
+        if let Some(broadcast) = self.watched()
+            && let Ok(mut line) = serde_json::to_vec(&record)
+        {
+            line.push(b'\n');
+            broadcast.send(&line, 1);
+        }
+        self.record(record);
+    }
+
+    fn record(&mut self, record: Box<Record>) {
         self.write_missing(&record);
         self.write(&record);
         if let (Body::Session(summary), Some(storage)) = (&record.body, &mut self.storage) {
@@ -379,7 +403,7 @@ impl Writer {
             let storage = self.storage.as_mut().ok_or(io::ErrorKind::Unsupported)?;
             let stem = self.events.stem(&mut **storage, now)?;
             let (name, output) = storage.open_side(stem)?;
-            self.side = Some(Side { name, output, written: 0 });
+            self.side = Some(Side::new(name, output));
         }
         self.side.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -425,7 +449,7 @@ impl Writer {
     fn rotate(&mut self, now: &Moment) {
         let Some(storage) = &mut self.storage else { return };
         let Plan { rotate_size, rotate_age, .. } = self.plan;
-        let side = self.side.as_ref().map_or(0, |side| side.written);
+        let side = self.side.as_ref().map_or(0, Side::written);
         if self.events.rotate(&mut **storage, now, side, rotate_size, rotate_age) {
             self.side = None;
         }
@@ -450,30 +474,5 @@ struct Absent {
 impl Absent {
     fn record(self, session: String, time: String, at_us: u64) -> Record {
         Record { v: schema::VERSION, session, time, at_us, body: Body::Gap(self.missing.into_gap("error")) }
-    }
-}
-
-impl Side {
-    /// Appends `octets`, or leaves the file as it was.
-    fn append(&mut self, octets: &[u8]) -> io::Result<Piece> {
-        let (done, result) = write_counted(&mut *self.output, octets);
-        if let Err(error) = result {
-            // When this fails too, the octets stay, and offsets must count them.
-            if self.output.truncate(self.written).is_err() {
-                self.written += done as u64;
-            }
-            return Err(error);
-        }
-        let piece = Piece { file: self.name.clone(), offset: self.written, length: octets.len() as u64 };
-        self.written += piece.length;
-        Ok(piece)
-    }
-}
-
-/// Adds a piece, or lengthens the last one when it goes on where that ended.
-fn append(pieces: &mut Vec<Piece>, piece: Piece) {
-    match pieces.last_mut() {
-        Some(last) if last.file == piece.file && last.offset + last.length == piece.offset => last.length += piece.length,
-        _ => pieces.push(piece),
     }
 }

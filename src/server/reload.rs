@@ -1,11 +1,14 @@
 //! Exchanging certificates, keys and trust while sessions go on.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use time::OffsetDateTime;
 
 use super::{Common, Expiry, Reloader, Route, StartError, Terms, terms};
-use crate::config::{Config, Limits};
+use crate::{
+    config::{Config, Limits},
+    record::Condition,
+};
 
 /// Why nothing was exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,27 @@ impl Reloader {
             exchange(route, terms);
         }
         Ok(notes)
+    }
+
+    /// Why a monitoring system should send no clients here; `None` where they are welcome.
+    #[must_use]
+    pub fn unready(&self) -> Option<&'static str> {
+        let house = &self.house;
+        if house.stop.drain.is_cancelled() {
+            Some("draining: no more clients are accepted")
+        } else if house.deaf.load(Ordering::SeqCst) > 0 {
+            Some("clients cannot be accepted: see the log")
+        } else if house.store.condition().failing {
+            Some("the transcript cannot be written: see the log")
+        } else {
+            None
+        }
+    }
+
+    /// How the store of all sessions is doing.
+    #[must_use]
+    pub fn transcript(&self) -> Condition {
+        self.house.store.condition()
     }
 
     /// Every certificate that poptap presents to anybody, once, with its end.

@@ -1,4 +1,9 @@
-//! The operational log: what happened to poptap itself. Transcripts are another thing, kept elsewhere.
+//! The operational log: what happened to poptap itself; and the counts for a monitoring system. Transcripts are another thing,
+//! kept elsewhere.
+
+mod counts;
+mod exposition;
+mod tally;
 
 use std::{
     env,
@@ -23,6 +28,10 @@ use tracing_subscriber::{
 };
 
 use crate::config::{Log, LogFormat, LogRotation};
+
+pub use counts::Counts;
+pub(crate) use exposition::{constant, counters, gauge, gauges};
+pub(crate) use tally::Tally;
 
 /// Starts logging, for the whole process and until the guard is dropped.
 ///

@@ -112,6 +112,8 @@ impl From<Arc<ServerConfig>> for Acceptor {
 pub struct Expiry {
     /// Which one, in words: the file.
     pub what: String,
+    /// The file itself.
+    pub file: PathBuf,
     /// When.
     pub not_after: OffsetDateTime,
 }

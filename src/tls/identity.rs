@@ -40,7 +40,7 @@ impl Identity {
     pub(super) fn expiry(&self) -> Option<Expiry> {
         let certificate = self.chain.first().and_then(|certificate| Certificate::parse(certificate))?;
         let what = format!("the client certificate in `{}`", self.files.cert.display());
-        Some(Expiry { what, not_after: certificate.not_after })
+        Some(Expiry { what, file: self.files.cert.clone(), not_after: certificate.not_after })
     }
 
     pub(super) fn present(self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig, IdentityError> {

@@ -55,7 +55,8 @@ impl Mint {
 
     /// When the authority itself expires.
     pub(super) fn expiry(&self) -> Expiry {
-        Expiry { what: format!("the authority in `{}`", self.cert.display()), not_after: self.authority.not_after() }
+        let what = format!("the authority in `{}`", self.cert.display());
+        Expiry { what, file: self.cert.clone(), not_after: self.authority.not_after() }
     }
 
     fn validity(&self, now: OffsetDateTime) -> Result<Validity, AuthorityError> {

@@ -46,7 +46,8 @@ impl Resolver {
             self.by_name.entry(name).or_insert(self.chains.len());
         }
         self.chains.push(Arc::new(certified));
-        Ok(Expiry { what: format!("the certificate in `{}`", files.cert.display()), not_after })
+        let what = format!("the certificate in `{}`", files.cert.display());
+        Ok(Expiry { what, file: files.cert.clone(), not_after })
     }
 
     /// For a client that asks for `name`, and has connected to `local`.

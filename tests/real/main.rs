@@ -32,3 +32,4 @@ mod shield;
 mod stls;
 mod support;
 mod unreachable;
+mod web;

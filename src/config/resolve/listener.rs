@@ -160,11 +160,11 @@ fn address_span(section: Option<&Spanned<ListenerSection>>) -> Option<Range<usiz
     section.map(|section| section.get_ref().address.as_ref().map_or_else(|| section.span(), Spanned::span))
 }
 
-fn is_loopback(address: IpAddr) -> bool {
+pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-fn is_everybody(network: &Network) -> bool {
+pub(super) fn is_everybody(network: &Network) -> bool {
     match network {
         Network::Any => true,
         Network::Of(network) => network.prefix_len() == 0,

@@ -1,5 +1,6 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
+mod http;
 mod limits;
 mod listener;
 mod probe;
@@ -114,8 +115,9 @@ impl<'a> Resolver<'a> {
         let timeouts = self.timeouts(&file.timeouts);
         let limits = self.limits(&file.limits);
         let log = self.log(&file.log);
+        let (metrics, page) = (self.metrics(&file.metrics), self.page(&file.web));
         let limits = Arc::new(limits);
-        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, keylog: self.keylog() }
+        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, keylog: self.keylog() }
     }
 
     fn anomalies(&self, section: &PolicySection) -> Anomalies {

@@ -263,6 +263,7 @@ fn an_expired_certificate_is_told_and_no_error() {
     let acceptor = Acceptor::new(&ServerTls { chains: vec![files.clone()], ..nothing() }, None).unwrap();
     let expected = Expiry {
         what: format!("the certificate in `{}`", files.cert.display()),
+        file: files.cert.clone(),
         not_after: over.to.replace_nanosecond(0).unwrap(),
     };
     assert_eq!(acceptor.expiries(), [expected]);

@@ -1,5 +1,6 @@
 //! What the modules share.
 
+pub mod http;
 pub mod mailbox;
 pub mod odd;
 pub mod outside;

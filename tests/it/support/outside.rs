@@ -235,6 +235,12 @@ impl Poptap {
         panic!("the log has no line with `{wanted}`:\n{}", self.log);
     }
 
+    /// A line that it has written to standard error, or will.
+    pub fn said(&mut self, wanted: &str) -> String {
+        let known = self.log.lines().find(|line| line.contains(wanted)).map(str::to_owned);
+        known.unwrap_or_else(|| self.log_line(wanted))
+    }
+
     pub fn connect(&self) -> Client {
         Client::to(self.address)
     }

@@ -1,5 +1,6 @@
 //! What the tests stand on: each fixture starts something on a free loopback port and stops it by its own process id.
 
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod connection;

@@ -109,6 +109,12 @@ impl Proxy {
         panic!("poptap logged none of {texts:?}");
     }
 
+    /// A line that it has printed, or will.
+    pub(crate) fn said(&mut self, text: &str) -> String {
+        let known = self.log.iter().find(|line| line.contains(text)).cloned();
+        known.unwrap_or_else(|| self.wait_for_log(&[text]))
+    }
+
     /// Where its transcript stands.
     pub(crate) fn folder(&self) -> PathBuf {
         self.scratch.path().join("transcript")

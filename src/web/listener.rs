@@ -1,0 +1,98 @@
+//! One HTTP listener: few connections, each with a time limit for what it asks.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::AllowFrom,
+    server::{canonical, listen},
+};
+
+/// Connections at one time; more wait in the system's queue.
+const CONNECTIONS: usize = 16;
+/// For a request's head, from the first moment of the connection or the end of the answer before.
+const HEAD: Duration = Duration::from_secs(20);
+/// Octets of a request's head, and of what is read ahead.
+const BUFFER: usize = 16 * 1024;
+/// Lines of a request's head.
+const HEADERS: usize = 64;
+/// The pause after an `accept` that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A bound listener.
+pub(super) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    allow_from: AllowFrom,
+}
+
+impl Listener {
+    pub(super) fn bind(address: SocketAddr, allow_from: AllowFrom) -> io::Result<Self> {
+        let socket = listen(address)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, allow_from })
+    }
+
+    /// The address that was bound.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop, and then what was asked before.
+    pub(super) async fn serve(self, router: Router, stop: CancellationToken) {
+        let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((client, address)) if self.allow_from.allows(canonical(address).ip()) => {
+                    let served = converse(client, router.clone(), stop.clone());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(listener = %self.address, "cannot accept a connection: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+async fn converse(client: TcpStream, router: Router, stop: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER).max_headers(HEADERS);
+    let connection = http.serve_connection(TokioIo::new(client), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("an HTTP connection ended: {error}");
+    }
+}
