@@ -176,9 +176,15 @@ impl<'a> Store<'a> {
         None
     }
 
-    /// Whether a segment is being written: then it is in the first stage of its life.
-    pub(super) fn is_open(&self, segment: &Segment) -> bool {
-        self.directory.join(format!("{}{}", segment.stem, ENDINGS[0])).exists()
+    /// Segments that may be growing: of each process the last, unless it is compressed. A process that has gone leaves one, too.
+    pub(super) fn growing(&self, stream: Stream) -> Result<Vec<Segment>, InspectError> {
+        let segments = self.segments(stream)?;
+        let is_last = |segment: &Segment| {
+            !segments
+                .iter()
+                .any(|other| other.process == segment.process && (&other.start, other.number) > (&segment.start, segment.number))
+        };
+        Ok(segments.iter().filter(|segment| is_last(segment) && self.plain(segment).is_some()).cloned().collect())
     }
 
     /// The file of a segment that is not compressed.

@@ -35,11 +35,12 @@ impl Tail {
     pub(super) fn new(store: &Store<'_>, since: Option<&str>) -> Result<Self, InspectError> {
         let mut tail = Self { files: BTreeMap::new(), known: Vec::new() };
         for stream in [Stream::Events, Stream::Sessions] {
-            let recent = store.segments_since(stream, since)?;
+            let recent = if since.is_some() { store.segments_since(stream, since)? } else { Vec::new() };
+            let growing = store.growing(stream)?;
             for segment in store.segments(stream)? {
-                let is_recent = since.is_some() && recent.contains(&segment);
-                if store.is_open(&segment) || is_recent {
-                    tail.open(store, &segment);
+                let grows = growing.contains(&segment);
+                if grows || recent.contains(&segment) {
+                    tail.open(store, &segment, grows);
                 }
                 tail.known.push(segment);
             }
@@ -56,25 +57,31 @@ impl Tail {
     pub(super) fn look(&mut self, store: &Store<'_>) -> Result<(), InspectError> {
         let mut there = Vec::new();
         for stream in [Stream::Events, Stream::Sessions] {
+            let growing = store.growing(stream)?;
             for segment in store.segments(stream)? {
+                let grows = growing.contains(&segment);
                 if !self.known.contains(&segment) {
-                    self.open(store, &segment);
+                    self.open(store, &segment, grows);
                 }
                 if let Some(file) = self.files.get_mut(&segment) {
-                    file.is_finished = !store.is_open(&segment);
+                    file.is_finished = !grows;
                 }
                 there.push(segment);
             }
+        }
+        // One that went away was finished before.
+        for (segment, file) in &mut self.files {
+            file.is_finished |= !there.contains(segment);
         }
         self.known = there;
         Ok(())
     }
 
-    fn open(&mut self, store: &Store<'_>, segment: &Segment) {
+    fn open(&mut self, store: &Store<'_>, segment: &Segment, grows: bool) {
         // One that is compressed already was read, or never seen while it grew.
         if let Some(file) = store.plain(segment) {
-            let (reader, is_finished) = (BufReader::with_capacity(64 * 1024, file), !store.is_open(segment));
-            self.files.insert(segment.clone(), Growing { reader, line: Vec::new(), too_long: false, is_finished });
+            let reader = BufReader::with_capacity(64 * 1024, file);
+            self.files.insert(segment.clone(), Growing { reader, line: Vec::new(), too_long: false, is_finished: !grows });
         }
     }
 
@@ -131,7 +138,9 @@ mod tests {
     #[test]
     fn lines_as_they_are_completed_and_over_a_change_of_segments() {
         let [first, second] = ["events-20261123T063000Z-100-1.jsonl", "events-20261123T063100Z-100-3.jsonl"];
-        let shelf = Shelf::new().with("events-20261122T063000Z-100-1.jsonl", "old\n").with(&format!("{first}.open"), "one\ntw");
+        let packed = zstd::encode_all(&b"packed\n"[..], 1).unwrap();
+        let old = "events-20261122T063000Z-100-1.jsonl";
+        let shelf = Shelf::new().with(old, "old\n").with("events-20261122T063000Z-99-1.jsonl.zst", packed).with(first, "one\ntw");
         let store = Store::new(shelf.path());
         let mut tail = Tail::new(&store, None).unwrap();
         let read = |tail: &mut Tail| {
@@ -154,14 +163,13 @@ mod tests {
         };
         assert!(tail.is_live());
         assert_eq!(read(&mut tail), "one");
-        write(&format!("{first}.open"), "o\nthree\n");
+        write(first, "o\nthree\n");
         assert_eq!(read(&mut tail), "two three");
-        write(&format!("{first}.open"), "four\n");
-        std::fs::rename(shelf.path().join(format!("{first}.open")), shelf.path().join(first)).unwrap();
-        write(&format!("{second}.open"), "five\n");
+        write(first, "four\n");
+        write(second, "five\n");
+        std::fs::remove_file(shelf.path().join(first)).unwrap();
         tail.look(&store).unwrap();
         assert_eq!(read(&mut tail), "four five");
-        assert_eq!(tail.files.len(), 1);
         assert_eq!(read(&mut tail), "");
     }
 }

@@ -98,11 +98,13 @@ const TABLE: [(&str, &str, &str); 38] = [
 ];
 
 /// What other tests provoke: `replies-missing` below; the others with sockets, with rules, or with limits.
-const ELSEWHERE: [Anomaly; 5] = [
+const ELSEWHERE: [Anomaly; 6] = [
     Anomaly::RepliesMissing,
     Anomaly::PlaintextOnTlsPort,
     Anomaly::UnreadableUnderRules,
     Anomaly::ReplyLineTooLong,
+    // tests/dialogues/rules-xtnd-xmit-bare-lf.pop3
+    Anomaly::MalformedData,
     Anomaly::TooManyOctets,
 ];
 

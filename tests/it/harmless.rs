@@ -86,7 +86,8 @@ fn record(store: &Store, said: &[(bool, Vec<u8>)]) {
             }
         }
     }
-    tap.into_observer().close(schema::Closed::default());
+    let closed = schema::Closed { by: "client".to_owned(), reason: "eof".to_owned(), ..schema::Closed::default() };
+    let _summary = tap.into_observer().close(closed);
 }
 
 /// C0 but for line feeds, DEL, C1, and what turns the direction of writing.
@@ -111,11 +112,11 @@ fn printed(folder: &Path) -> Vec<(&'static str, Vec<u8>)> {
         inspect::show(folder, &Which::Last, View { bodies: true, ..text }, out, err).unwrap();
     });
     take("show --json", &mut |out, err| inspect::show(folder, &Which::Last, View { json: true, ..text }, out, err).unwrap());
-    take("list", &mut |out, err| drop(inspect::list(folder, &Selection::all(), text, out, err).unwrap()));
+    take("list", &mut |out, err| assert!(inspect::list(folder, &Selection::all(), text, out, err).unwrap()));
     let every_command = Selection { filter: "n > 0 or not running".parse().unwrap(), ..Selection::all() };
-    take("grep", &mut |out, err| drop(inspect::grep(folder, &every_command, text, out, err).unwrap()));
+    take("grep", &mut |out, err| assert!(inspect::grep(folder, &every_command, text, out, err).unwrap()));
     take("grep --json", &mut |out, err| {
-        drop(inspect::grep(folder, &every_command, View { json: true, ..text }, out, err).unwrap());
+        assert!(inspect::grep(folder, &every_command, View { json: true, ..text }, out, err).unwrap());
     });
     all
 }
@@ -135,7 +136,7 @@ proptest! {
             let path = entry.unwrap().path();
             let octets = fs::read(&path).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
-            let text = if name.ends_with(".zst") { zstd::decode_all(&octets[..]).unwrap() } else { octets };
+            let text = if path.extension().is_some_and(|ending| ending == "zst") { zstd::decode_all(&octets[..]).unwrap() } else { octets };
             if name.contains(".jsonl") {
                 prop_assert_eq!(drives_terminals(std::str::from_utf8(&text).unwrap()), None, "{}", name);
             }

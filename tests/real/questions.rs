@@ -1,4 +1,4 @@
-//! What the documents answer with `jq`, `zstdcat` and DuckDB, asked of a real transcript.
+//! What the documents answer with `jq`, `zstdcat` and `DuckDB`, asked of a real transcript.
 
 use std::env;
 use std::fs;
@@ -84,7 +84,7 @@ fn answer(folder: &Path, question: &str) -> Vec<u8> {
     run(&mut command).stdout
 }
 
-/// How many rows DuckDB has for a statement, asked in the store.
+/// How many rows `DuckDB` has for a statement, asked in the store.
 fn rows(folder: &Path, statement: &str) -> usize {
     let home = tempfile::tempdir().unwrap();
     let mut command = isolated("python3", home.path());

@@ -198,22 +198,22 @@ user      xxc, logged in with USER
   +0.041  -- TLS with the server (implicit): TLSv1.3, TLS13_AES_256_GCM_SHA384; certificate CN=xxa.xxxxxxa.xxb; issued by CN=xxxxxxa xa; valid until 2027-01-23T00:00:00Z
   +0.060  S: +OK xxxxa
   +0.061  C: CAPA
-  +0.062  S: +OK
+  +0.062  S: +OK  (after 1.0 ms)
   +0.062  -- command 1: poptap leaves a line out of the server's answer (rule stls-upstream)
   +0.062  S: TOP
           S: UIDL
           S: .
   +0.070  C: USER xxc
-  +0.071  S: +OK
+  +0.071  S: +OK  (after 1.0 ms)
   +0.072  C: PASS <withheld, 17 octets>
   +0.400  S: +OK xxxxxa xb.  (after 328 ms)
   +0.401  C: RETR 1
-  +0.402  S: +OK 34400 octets
+  +0.402  S: +OK 34400 octets  (after 1.0 ms)
   +0.410  S: [message: 512 lines, 34 kB]
   +0.420  C: [5] <unknown, so withheld, 9 octets>
   +0.420  C: [6] QUIT
-  +0.421  S: [5] <withheld, since it repeats a secret, 20 octets>
-  +0.422  S: [6] +OK xxd \\x1b
+  +0.421  S: [5] <withheld, since it repeats a secret, 20 octets>  (after 1.0 ms)
+  +0.422  S: [6] +OK xxd \\x1b  (after 2.0 ms)
   +0.423  -- closed by the client (quit)
           !! 7 octets of the server's never reached the client
 
