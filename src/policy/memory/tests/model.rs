@@ -96,6 +96,8 @@ impl Model {
         for entry in self.entries.values_mut() {
             if worst {
                 entry.low = entry.synced;
+                // What it was raised to is lost, and the clock has been past the rest.
+                entry.sure &= self.latest <= entry.low + KEEP;
             }
             entry.synced = entry.low;
         }
