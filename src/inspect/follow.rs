@@ -1,7 +1,7 @@
 //! `poptap sessions follow`: a store as it is written, like `tail -f`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io::Write,
     path::Path,
     thread,
@@ -99,7 +99,7 @@ struct Session {
     /// Lines that are held back: its opening, until something of it is shown.
     opening: Option<Held>,
     is_shown: bool,
-    outstanding: Vec<Waiting>,
+    outstanding: VecDeque<Waiting>,
 }
 
 /// A line that may be shown yet.
@@ -168,9 +168,11 @@ impl<'a> Watcher<'a> {
             }
             Body::Command(command) if !command.own => {
                 let n = command.n;
-                if session.outstanding.len() < OUTSTANDING {
-                    session.outstanding.push(Waiting { n, lines: vec![held] });
+                // The reply to the oldest is taken for lost.
+                if session.outstanding.len() >= OUTSTANDING {
+                    session.outstanding.pop_front();
                 }
+                session.outstanding.push_back(Waiting { n, lines: vec![held] });
                 return Ok(());
             }
             Body::Reply(reply) => (reply.n, !reply.multi_line),
@@ -180,13 +182,13 @@ impl<'a> Watcher<'a> {
         };
         let Some(at) = session.outstanding.iter().position(|waiting| waiting.n == n) else { return Ok(()) };
         session.outstanding[at].lines.push(held);
-        if is_last {
-            let waiting = session.outstanding.remove(at);
-            if self.filter.holds(&session.facts(&waiting.lines[0].record.session), Some(&exchange(&waiting))) {
-                return self.write(session, &waiting.lines);
-            }
+        let Some(waiting) = is_last.then(|| session.outstanding.remove(at)).flatten() else { return Ok(()) };
+        let id = &waiting.lines[0].record.session;
+        if self.filter.holds(&session.facts(id), Some(&exchange(&waiting))) {
+            self.write(session, &waiting.lines)
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     fn write(&mut self, session: &mut Session, lines: &[Held]) -> Result<(), InspectError> {

@@ -1,6 +1,7 @@
 //! Where transcripts lie: the segments of a directory, in order, whatever stage of their life they are in.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -176,15 +177,11 @@ impl<'a> Store<'a> {
         None
     }
 
-    /// Segments that may be growing: of each process the last, unless it is compressed. A process that has gone leaves one, too.
-    pub(super) fn growing(&self, stream: Stream) -> Result<Vec<Segment>, InspectError> {
-        let segments = self.segments(stream)?;
-        let is_last = |segment: &Segment| {
-            !segments
-                .iter()
-                .any(|other| other.process == segment.process && (&other.start, other.number) > (&segment.start, segment.number))
-        };
-        Ok(segments.iter().filter(|segment| is_last(segment) && self.plain(segment).is_some()).cloned().collect())
+    /// Those of a stream's segments, in order, that may be growing: of each process the last, unless it is compressed. A process
+    /// that has gone leaves one, too.
+    pub(super) fn growing(&self, segments: &[Segment]) -> BTreeSet<Segment> {
+        let last: BTreeMap<u64, &Segment> = segments.iter().map(|segment| (segment.process, segment)).collect();
+        last.into_values().filter(|segment| self.plain(segment).is_some()).cloned().collect()
     }
 
     /// The file of a segment that is not compressed.

@@ -1,7 +1,7 @@
 //! The segments of a store that grow, read as far as they have grown.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufRead as _, BufReader},
 };
@@ -18,7 +18,7 @@ const LONGEST: usize = 4 * 1024 * 1024;
 pub(super) struct Tail {
     files: BTreeMap<Segment, Growing>,
     /// Those that were there before, whether they are read or not.
-    known: Vec<Segment>,
+    known: BTreeSet<Segment>,
 }
 
 struct Growing {
@@ -33,16 +33,17 @@ struct Growing {
 impl Tail {
     /// From the beginning of what is being written now, and of what was written at `since` or later.
     pub(super) fn new(store: &Store<'_>, since: Option<&str>) -> Result<Self, InspectError> {
-        let mut tail = Self { files: BTreeMap::new(), known: Vec::new() };
+        let mut tail = Self { files: BTreeMap::new(), known: BTreeSet::new() };
         for stream in [Stream::Events, Stream::Sessions] {
             let recent = if since.is_some() { store.segments_since(stream, since)? } else { Vec::new() };
-            let growing = store.growing(stream)?;
-            for segment in store.segments(stream)? {
+            let segments = store.segments(stream)?;
+            let growing = store.growing(&segments);
+            for segment in segments {
                 let grows = growing.contains(&segment);
                 if grows || recent.contains(&segment) {
                     tail.open(store, &segment, grows);
                 }
-                tail.known.push(segment);
+                tail.known.insert(segment);
             }
         }
         Ok(tail)
@@ -55,10 +56,11 @@ impl Tail {
 
     /// Looks for new segments.
     pub(super) fn look(&mut self, store: &Store<'_>) -> Result<(), InspectError> {
-        let mut there = Vec::new();
+        let mut there = BTreeSet::new();
         for stream in [Stream::Events, Stream::Sessions] {
-            let growing = store.growing(stream)?;
-            for segment in store.segments(stream)? {
+            let segments = store.segments(stream)?;
+            let growing = store.growing(&segments);
+            for segment in segments {
                 let grows = growing.contains(&segment);
                 if !self.known.contains(&segment) {
                     self.open(store, &segment, grows);
@@ -66,7 +68,7 @@ impl Tail {
                 if let Some(file) = self.files.get_mut(&segment) {
                     file.is_finished = !grows;
                 }
-                there.push(segment);
+                there.insert(segment);
             }
         }
         // One that went away was finished before.
