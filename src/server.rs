@@ -1,8 +1,10 @@
 //! Binds, accepts, admits, and drains.
 
 mod common;
+mod inherited;
 mod reload;
 
+pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::ReloadError;
 
 use std::{
