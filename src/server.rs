@@ -1,9 +1,11 @@
 //! Binds, accepts, admits, and drains.
 
 mod common;
+mod inherited;
 mod reload;
 mod way;
 
+pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::ReloadError;
 pub use way::Way;
 
