@@ -105,7 +105,8 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         introduce(&server, config);
     }
     if !on_terminal || config.log.file.is_some() {
-        announce(&server, config);
+        server.served().for_each(|served| announce(&served));
+        tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
     let serving = web.serve(config, &server.reloader());
@@ -183,11 +184,9 @@ pub(super) fn report(loss: Loss) {
 }
 
 /// Says in the log what a terminal is told by [`introduce`].
-fn announce(server: &Server, config: &Config) {
-    for Served { address, upstream, tls, .. } in server.served() {
-        tracing::info!(upstream = %upstream.name, tls = protection(tls), "listening on {address}");
-    }
-    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+pub(super) fn announce(served: &Served) {
+    let Served { address, upstream, tls, .. } = served;
+    tracing::info!(upstream = %upstream.name, tls = protection(*tls), "listening on {address}");
 }
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.

@@ -82,6 +82,7 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         upstream: Some(unplaced(listener.upstream.name.clone())),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
+        proxy_from: some_networks(&listener.proxy_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
