@@ -70,12 +70,15 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Where its clients are carried to.
-    pub upstream: Arc<Upstream>,
+    /// Where its clients are carried to: tried in this order; at least one, each once.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.
     pub allow_from: AllowFrom,
     /// Who may not all the same; loopback clients too.
     pub deny_from: Vec<IpNet>,
+    /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
+    /// `deny_from` are about the clients that they announce.
+    pub proxy_from: Vec<IpNet>,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.
@@ -408,6 +411,12 @@ impl Listener {
     #[must_use]
     pub fn may_be_plain(&self) -> bool {
         self.tls.may_be_plain(self.demand)
+    }
+
+    /// The names of its upstreams, in their order.
+    #[must_use]
+    pub fn upstream_names(&self) -> String {
+        self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 

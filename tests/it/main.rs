@@ -30,6 +30,7 @@ mod reload;
 mod replay;
 mod replay_tls;
 mod rules;
+mod secrets;
 mod sums;
 mod support;
 mod tls;
