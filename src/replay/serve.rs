@@ -216,18 +216,21 @@ impl Client<'_> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "octets in plain text behind STLS"));
         }
         if let Some(Timed { line, delay_us }) = &answer.go_ahead {
-            sleep(self.stage.pace.wait(*delay_us)).await;
+            self.wait(*delay_us).await;
             self.send(line).await?;
             if !self.hear_message().await? {
                 return Ok(Next::End);
             }
         }
-        sleep(self.stage.pace.wait(answer.delay_us)).await;
+        self.wait(answer.delay_us).await;
         self.send(&answer.status).await?;
         self.body(answer).await?;
         for Timed { line, delay_us } in &answer.after {
             // It came before the client's next command, so it does not wait until the client has spoken.
-            let _ = timeout(self.stage.pace.wait(*delay_us), self.stream.fill_buf()).await;
+            let wait = self.stage.pace.wait(*delay_us);
+            if !wait.is_zero() {
+                let _ = timeout(wait, self.stream.fill_buf()).await;
+            }
             self.send(line).await?;
         }
         Ok(match answer {
@@ -235,6 +238,14 @@ impl Client<'_> {
             Answer { then_tls: true, .. } => Next::Tls,
             _ => Next::Command,
         })
+    }
+
+    async fn wait(&self, recorded_us: u64) {
+        let wait = self.stage.pace.wait(recorded_us);
+        // Even no time at all is rounded up to a millisecond.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
     }
 
     async fn body(&mut self, answer: &Answer) -> io::Result<()> {
