@@ -1,11 +1,12 @@
 //! Binds, accepts, admits, and drains.
 
 mod common;
+pub(crate) mod health;
 mod reload;
 mod way;
 
 pub use reload::ReloadError;
-pub use way::Way;
+pub use way::{Standing, Way};
 
 use std::{
     io,
@@ -28,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use common::{Common, OpenMemory};
-use way::Ways;
+use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied, Visit, log_refused_client},
@@ -207,7 +208,7 @@ impl Server {
             deaf: AtomicUsize::new(0),
         };
         let common = Common::new(config, &house.memory)?;
-        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let mut ways = Ways::new(&house, Vec::new());
         let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
         let bound = bound.collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
@@ -224,13 +225,8 @@ impl Server {
     /// The way to each upstream, once.
     #[must_use]
     pub fn ways(&self) -> Vec<Arc<Way>> {
-        let mut ways: Vec<Arc<Way>> = Vec::new();
-        for way in self.served().flat_map(|served| served.ways.to_vec()) {
-            if !ways.iter().any(|known| Arc::ptr_eq(known, &way)) {
-                ways.push(way);
-            }
-        }
-        ways
+        let served: Vec<_> = self.served().collect();
+        distinct(served.iter().flat_map(|served| served.ways.iter()))
     }
 
     /// What exchanges certificates while the server runs.

@@ -307,6 +307,11 @@ pub(super) struct TimeoutsSection {
     pub(super) reply: Option<Period>,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub(super) drain: Option<Period>,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub(super) rest: Option<Period>,
+    /// The longest that becomes.
+    #[schemars(with = "Option<Period>")]
+    pub(super) longest_rest: Option<Spanned<Period>>,
 }
 
 /// The operational log.

@@ -357,6 +357,10 @@ pub struct Timeouts {
     pub reply: Duration,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub drain: Duration,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub rest: Duration,
+    /// The longest that becomes.
+    pub longest_rest: Duration,
 }
 
 /// The operational log.

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     ConnectError, Step, StlsFault, Stream, System, dial, proxy_protocol,
-    stls::{greeting, negotiate},
+    stls::{await_greeting, greeting, negotiate},
 };
 use crate::{
     config::{ProxyProtocol, Timeouts, TlsMode, Upstream},
@@ -78,7 +78,8 @@ impl Origin {
 pub struct Connected {
     /// The connection; inside TLS where the upstream asks for it.
     pub stream: Stream,
-    /// The greeting that came before STLS, byte for byte; empty without STLS. **Anybody on the way may have written it.**
+    /// What the server has said already, byte for byte: the greeting before STLS, which **anybody on the way may have
+    /// written**, or what [`Connector::await_greeting`] has read; otherwise empty.
     pub received: Vec<u8>,
     /// What the transcript says of TLS.
     pub tls: Option<schema::Tls>,
@@ -192,6 +193,23 @@ impl Connector {
         }
         let read = self.within_greeting(greeting(&mut connected.stream)).await?;
         read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))
+    }
+
+    /// Waits until the server has greeted, within its time limit, and leaves what it sent in `received`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], where it does not say `+OK`; the connection is of no use then.
+    pub async fn await_greeting(&self, connected: &mut Connected) -> Result<(), ConnectError> {
+        if !connected.received.is_empty() {
+            return Ok(());
+        }
+        let read = self.within_greeting(await_greeting(&mut connected.stream, &mut connected.received)).await?;
+        let has_spoken = !connected.received.is_empty();
+        read.map_err(|cause| match cause {
+            StlsFault::Closed(_) | StlsFault::Io { .. } if !has_spoken => self.left(),
+            cause => self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }),
+        })
     }
 
     async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {

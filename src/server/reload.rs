@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, StartError, Terms, Ways, terms};
+use super::{Common, Expiry, Reloader, Route, StartError, Terms, Way, Ways, distinct, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -35,7 +35,7 @@ impl Reloader {
     /// [`ReloadError`], with what cannot be used.
     pub fn reload(&self, config: &Config) -> Result<Vec<String>, ReloadError> {
         let common = Common::new(config, &self.house.memory)?;
-        let mut ways = Ways::new(&self.house.timeouts, self.house.key_log.as_ref());
+        let mut ways = Ways::new(&self.house, self.ways());
         let mut wanted: Vec<_> = config.listeners.iter().collect();
         let (mut fresh, mut notes) = (Vec::new(), Vec::new());
         for route in &self.routes {
@@ -70,6 +70,13 @@ impl Reloader {
         } else {
             None
         }
+    }
+
+    /// The way to each upstream, once.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Arc<Way>> {
+        let terms: Vec<_> = self.routes.iter().map(|route| route.terms.load_full()).collect();
+        distinct(terms.iter().flat_map(|terms| terms.ways.iter()))
     }
 
     /// How the store of all sessions is doing.

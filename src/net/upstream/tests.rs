@@ -30,6 +30,8 @@ const TIMEOUTS: Timeouts = Timeouts {
     half_closed: LIMIT,
     reply: LIMIT,
     drain: LIMIT,
+    rest: Duration::from_secs(10),
+    longest_rest: Duration::from_secs(300),
 };
 
 /// An authority, and a file with its certificate.
