@@ -2,9 +2,11 @@
 
 mod common;
 pub(crate) mod health;
+mod inherited;
 mod reload;
 mod way;
 
+pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::ReloadError;
 pub use way::{Standing, Way};
 
