@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    io::{Read, Write},
+    io::Write,
     net::SocketAddr,
     path::Path,
     process::Stdio,
@@ -117,7 +117,9 @@ fn talk(poptap: &Poptap, script: &[&str], secret: &str, size: usize) {
     let mut client = poptap.connect();
     client.line();
     for part in script {
-        filled(part, secret).as_bytes().chunks(size).for_each(|piece| drop(client.say(piece)));
+        filled(part, secret).as_bytes().chunks(size).for_each(|piece| {
+            client.say(piece);
+        });
         client.line();
     }
     client.0.shutdown(std::net::Shutdown::Write).unwrap();
@@ -181,8 +183,8 @@ fn read_back(store: &Path) -> Vec<u8> {
     read(&["audit"]);
     for id in &ids {
         read(&["show", id]);
-        read(&["export", id, "--format", "text", "--output", "-"]);
-        read(&["export", id, "--format", "jsonl", "--output", "-"]);
+        read(&["export", id, "--format", "text"]);
+        read(&["export", id, "--format", "jsonl"]);
     }
     printed
 }
