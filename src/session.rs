@@ -14,7 +14,7 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{ProxyProtocol, TlsMode, Upstream},
+    config::{TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
             Err(closed) => return finish(tap, closed),
         };
         let settings = settings(&client, terms, &way.upstream);
-        if way.upstream.proxy_protocol == ProxyProtocol::Off {
+        if !way.upstream.proxy_protocol.tells_tls() {
             tap.secured(policy(&client, terms, &way.upstream, settings));
             return Some(Self { client, upstream, way, tap, terms, house });
         }

@@ -137,7 +137,7 @@ pub(super) struct UpstreamSection {
     /// Its name in records and for listeners; the URL when left out.
     #[schemars(with = "Option<String>")]
     pub(super) name: Option<Spanned<String>>,
-    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`.
+    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`; `pop3+unix:///path` or `pop3+stls+unix:///path`.
     #[schemars(with = "Option<UpstreamUrl>")]
     pub(super) url: Option<Spanned<UpstreamUrl>>,
     /// PEM file with the certificates to trust instead of the system's roots.

@@ -108,6 +108,8 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
+            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::ConnectionRefused, .. }, .. } => "upstream-refused",
+            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::TimedOut, .. }, .. } => "timeout-connect",
             Self::Nowhere | Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => {
                 "upstream-unreachable"
             }
@@ -218,6 +220,9 @@ fn what(stls: bool) -> &'static str {
 fn dial_hint(cause: &DialError) -> &'static str {
     match cause {
         DialError::NotFound => "see whether the name in the URL is right",
+        DialError::Socket { .. } => {
+            "see whether the path in the URL is right, the server is running, and poptap may connect there"
+        }
         DialError::Lookup(_) | DialError::LookupTimedOut { .. } => "see whether this machine reaches its name server",
         DialError::Failed { .. } => "see whether the port in the URL is right and the server is running",
         DialError::TimedOut { .. } => "see whether a firewall stands between this machine and the server",

@@ -3,15 +3,20 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
+use rustls::{ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 
 use crate::support::{
     http::get,
-    outside::{PATIENCE, Poptap, SECRET, Server, converse, listen, read_line, tls},
+    outside::{MESSAGE, PATIENCE, Poptap, SECRET, Server, converse, listen, read_line, tls},
     secure::Papers,
 };
 
@@ -179,9 +184,9 @@ fn one_that_rested_serves_again() {
     poptap.said("an upstream is down");
     dead.0.listen(100).unwrap();
     let listener: std::net::TcpListener = dead.0.try_clone().unwrap().into();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
-            std::thread::spawn(move || converse(stream.unwrap()));
+            thread::spawn(move || converse(stream.unwrap()));
         }
     });
     let deadline = Instant::now() + PATIENCE;
@@ -326,4 +331,69 @@ fn a_server_that_is_told_of_the_client_is_the_same_behind_stls() {
     assert!(second.heard().ends_with(b"QUIT\r\n"));
     assert_eq!(second.accepted(), 2);
     assert_eq!(poptap.stop().session()["upstream"], "second");
+}
+
+/// A server at a Unix socket that plays `script` to each client, and the socket's path.
+fn at_a_socket(folder: &TempDir, script: impl Fn(UnixStream) + Send + Sync + 'static) -> String {
+    let path = folder.path().join("pop3.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let script = Arc::new(script);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, script) = (stream.unwrap(), Arc::clone(&script));
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            thread::spawn(move || script(stream));
+        }
+    });
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_at_a_unix_socket_serves() {
+    let folder = TempDir::with_prefix("poptap-it-").unwrap();
+    let path = at_a_socket(&folder, |stream| drop(converse(stream)));
+    let url = format!("pop3+unix://{path}");
+    let poptap = Poptap::to(&url);
+    for _ in 0..2 {
+        let mut client = poptap.connect();
+        client.log_in().say(b"RETR 1\r\nRETR 1\r\nQUIT\r\n");
+        let message = String::from_utf8(MESSAGE.to_vec()).unwrap();
+        assert_eq!(client.rest(), format!("{message}{message}+OK\r\n"));
+    }
+    let left = poptap.stop();
+    assert!(left.sessions.iter().all(|session| session["upstream"] == url.as_str() && session["reason"] == "quit"));
+    // With nobody there any more, clients are told.
+    let gone = Poptap::to(&format!("pop3+unix://{path}.gone"));
+    let line = gone.connect().rest();
+    assert!(line.starts_with("-ERR [SYS/TEMP] cannot connect to `/") && line.contains("there is no such socket"), "{line}");
+    assert_eq!(gone.stop().session()["reason"], "upstream-unreachable");
+}
+
+#[test]
+fn stls_works_over_a_unix_socket_and_verifies_the_name_that_was_given() {
+    let (papers, folder) = (Papers::new(), TempDir::with_prefix("poptap-it-").unwrap());
+    let config = Arc::clone(&papers.server);
+    let path = at_a_socket(&folder, move |mut stream| {
+        stream.write_all(b"+OK before TLS\r\n").unwrap();
+        assert_eq!(read_line(&mut stream).unwrap(), b"STLS\r\n");
+        stream.write_all(b"+OK\r\n").unwrap();
+        let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+        while let Some(line) = read_line(&mut tls) {
+            if tls.write_all(b"+OK\r\n").and_then(|()| tls.flush()).is_err() || line.starts_with(b"QUIT") {
+                break;
+            }
+        }
+    });
+    let keys = |name: &str| {
+        let ca = papers.path("ca.pem");
+        format!("url = 'pop3+stls+unix://{path}'\nca_file = '{ca}'\nserver_name = '{name}'")
+    };
+    let poptap = front(&[("only", keys("127.0.0.1"))], NEVER);
+    let mut client = poptap.connect();
+    client.log_in().say(b"QUIT\r\n");
+    assert_eq!(client.rest(), "+OK\r\n");
+    assert!(poptap.stop().session()["upstream_tls"].as_str().unwrap().starts_with("TLSv1."));
+    let poptap = front(&[("only", keys("pop.example.net"))], NEVER);
+    assert!(poptap.connect().rest().starts_with("-ERR [SYS/PERM] cannot start TLS"));
+    assert_eq!(poptap.stop().session()["reason"], "upstream-tls");
 }
