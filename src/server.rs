@@ -42,7 +42,7 @@ use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, Routing, StlsPolicy, Timeouts, TlsDemand, TlsMode},
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -111,6 +111,9 @@ pub(crate) struct Terms {
     pub(crate) address: SocketAddr,
     /// To the upstreams, tried in this order; at least one.
     pub(crate) ways: Arc<[Arc<Way>]>,
+    /// There where the server is known only when somebody logs in; with the ways to those that users belong to. `ways` may be
+    /// none then.
+    pub(crate) routing: Option<(Arc<Routing>, Arc<[Arc<Way>]>)>,
     pub(crate) stls: StlsPolicy,
     pub(crate) tls: TlsMode,
     pub(crate) demand: TlsDemand,
@@ -299,7 +302,7 @@ impl House {
 impl Route {
     fn served(&self) -> Served {
         let terms = self.terms.load();
-        Served { address: self.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
+        Served { address: self.address, tls: terms.tls, ways: terms.all_ways().cloned().collect() }
     }
 }
 
@@ -332,6 +335,11 @@ impl Terms {
     /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
     pub(crate) fn first_choice(&self) -> &str {
         self.ways.first().map_or("", |way| &way.upstream.name)
+    }
+
+    /// Each way that its sessions may take.
+    fn all_ways(&self) -> impl Iterator<Item = &Arc<Way>> {
+        self.ways.iter().chain(self.routing.iter().flat_map(|(_, ways)| ways.iter()))
     }
 }
 
@@ -366,6 +374,10 @@ fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let routing = match &listener.routing {
+        Some(routing) => Some((Arc::new(routing.clone()), ways.to_each(&routing.targets)?)),
+        None => None,
+    };
     let ways = ways.to_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
@@ -376,6 +388,7 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
     Ok(Terms {
         address,
         ways,
+        routing,
         stls,
         tls,
         demand,

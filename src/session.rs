@@ -3,6 +3,7 @@
 mod announced;
 mod closing;
 mod reach;
+mod routing;
 mod secure;
 
 use std::{
@@ -36,13 +37,21 @@ use secure::{Mode, secure};
 ///
 /// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
 pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: &House, visit: Visit) {
-    let Some(mut session) = Box::pin(begin(client, caller, terms, house, visit)).await else { return };
-    let mut outcome = session.relay().await;
-    if matches!(outcome, Some(Outcome::StartTls)) {
-        let Some(secured) = Box::pin(session.start_tls()).await else { return };
-        session = secured;
-        outcome = session.relay().await;
-    }
+    let begun = match &terms.routing {
+        None => Box::pin(begin(client, caller, terms, house, visit)).await,
+        Some(_) => Box::pin(routing::begin(client, caller, terms, house, visit)).await,
+    };
+    let Some(mut session) = begun else { return };
+    let outcome = loop {
+        let outcome = session.relay().await;
+        let goes_on = match outcome {
+            Some(Outcome::StartTls) => Box::pin(session.start_tls()).await,
+            Some(Outcome::LoginRefused) => Box::pin(routing::again(session)).await,
+            outcome => break outcome,
+        };
+        let Some(other) = goes_on else { return };
+        session = other;
+    };
     Box::pin(session.end(outcome)).await;
 }
 
@@ -60,7 +69,7 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
         _ => Client { stream: client, caller, tls: None, visit },
     };
     let reached = tokio::select! {
-        reached = reach(&client, terms, &mut recorder) => reached,
+        reached = reach(&client, terms, &terms.ways, &mut recorder) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -170,11 +179,8 @@ impl<'a> Session<'a> {
         if let Some(tls) = connected.tls {
             recorder.tls(tls);
         }
-        let filter = policy(&client, terms, &way.upstream, settings(&client, terms, &way.upstream));
-        let limits = &terms.limits;
-        let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
-        let tap = Tap::new(recorder, filter, limits.outstanding, house.pool.clone());
-        let mut tap = tap.within(SessionLimits { commands, octets });
+        let filter = policy(&client, terms, &way.upstream.name, settings(&client, terms, &way.upstream));
+        let mut tap = tap(recorder, filter, terms, house);
         tap.preload(&connected.received);
         Self { client, upstream: connected.stream, way, tap, terms, house }
     }
@@ -200,7 +206,7 @@ impl<'a> Session<'a> {
         };
         let settings = settings(&client, terms, &way.upstream);
         if !way.upstream.proxy_protocol.tells_tls() {
-            tap.secured(policy(&client, terms, &way.upstream, settings));
+            tap.secured(policy(&client, terms, &way.upstream.name, settings));
             return Some(Self { client, upstream, way, tap, terms, house });
         }
         drop(upstream);
@@ -213,7 +219,7 @@ impl<'a> Session<'a> {
                 if let Some(tls) = connected.tls {
                     tap.observer().tls(tls);
                 }
-                tap.secured_anew(policy(&client, terms, &way.upstream, Settings { drop_greeting: true, ..settings }));
+                tap.secured_anew(policy(&client, terms, &way.upstream.name, Settings { drop_greeting: true, ..settings }));
                 tap.preload(&connected.received);
                 upstream = connected.stream;
                 Some(Self { client, upstream, way, tap, terms, house })
@@ -227,45 +233,62 @@ impl<'a> Session<'a> {
 
     async fn end(self, outcome: Option<Outcome>) {
         let Self { client, upstream, way, mut tap, terms, house } = self;
-        let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, &way.connector));
         settle(&way, ungreeted.as_ref(), tap.observer().is_greeted());
-        let closed = match (&ungreeted, &outcome) {
-            _ if objection.is_some() => strict(objection),
-            (Some(error), _) => failed(error),
-            (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
-            (None, Some(outcome)) => describe(outcome, tap.has_quit()),
-            (None, None) => cut_short(house),
-        };
-        let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
-        let own = objection.map_or_else(|| own.to_owned(), strict_line);
-        let line = ungreeted.as_ref().map_or(own, ConnectError::client_line);
-        if outcome.as_ref().is_some_and(is_client_there) {
-            if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
-                cut_off(client.stream).await;
-            } else {
-                last_words(client.stream, &line).await;
-            }
-        }
-        let _ended: Option<()> = finish(tap, closed);
+        conclude(client, tap, (terms, house), outcome, ungreeted).await;
     }
 }
 
+/// The end of a session whose server's side has ended, or was never there.
+async fn conclude(
+    client: Client,
+    mut tap: Tap<Box<Recorder>, Policy>,
+    (terms, house): (&Terms, &House),
+    outcome: Option<Outcome>,
+    ungreeted: Option<ConnectError>,
+) {
+    let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
+    let closed = match (&ungreeted, &outcome) {
+        _ if objection.is_some() => strict(objection),
+        (Some(error), _) => failed(error),
+        (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
+        (None, Some(outcome)) => describe(outcome, tap.has_quit()),
+        (None, None) => cut_short(house),
+    };
+    let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
+    let own = objection.map_or_else(|| own.to_owned(), strict_line);
+    let line = ungreeted.as_ref().map_or(own, ConnectError::client_line);
+    if outcome.as_ref().is_some_and(is_client_there) {
+        if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
+            cut_off(client.stream).await;
+        } else {
+            last_words(client.stream, &line).await;
+        }
+    }
+    let _ended: Option<()> = finish(tap, closed);
+}
+
+fn tap(recorder: Box<Recorder>, filter: Policy, terms: &Terms, house: &House) -> Tap<Box<Recorder>, Policy> {
+    let limits = &terms.limits;
+    let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
+    Tap::new(recorder, filter, limits.outstanding, house.pool.clone()).within(SessionLimits { commands, octets })
+}
+
 /// What decides in a session from here on.
-fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Settings) -> Policy {
+fn policy(client: &Client, terms: &Terms, upstream: &str, settings: Settings) -> Policy {
     let facts = Facts {
         client: client.caller.address.ip(),
         listener: terms.asked_for,
-        upstream: &upstream.name,
+        upstream,
         tls: client.tls.is_some(),
     };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
-        upstream: upstream.name.as_str().into(),
+        upstream: upstream.into(),
         visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))

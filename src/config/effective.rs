@@ -12,13 +12,14 @@ use toml::Spanned;
 
 use super::{
     AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
-    Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    Routing, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream, UserRoute,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    routing::RouteSection,
     rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
@@ -69,7 +70,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
-    for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
+    for upstream in listeners.iter().flat_map(Listener::all_upstreams) {
         if !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
@@ -80,7 +81,11 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
-        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
+        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect())))
+            .filter(|_| !listener.upstreams.is_empty()),
+        route: listener.routing.as_ref().and_then(routes).map(unplaced),
+        map: listener.routing.as_ref().and_then(Routing::map_file).map(|file| unplaced(file.to_owned())),
+        capabilities: listener.routing.as_ref().map(|routing| unplaced(routing.capabilities.clone())),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         proxy_from: some_networks(&listener.proxy_from),
@@ -88,6 +93,15 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
+}
+
+fn routes(routing: &Routing) -> Option<Vec<RouteSection>> {
+    let section = |route: &UserRoute| RouteSection {
+        user: unplaced(route.pattern.as_str().to_owned()),
+        upstream: unplaced(route.upstream.to_string()),
+        rewrite: route.rewrite.clone().map(unplaced),
+    };
+    Some(routing.routes.iter().map(section).collect()).filter(|routes: &Vec<_>| !routes.is_empty())
 }
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {

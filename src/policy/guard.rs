@@ -114,6 +114,13 @@ impl Guard {
         std::mem::replace(&mut self.rules, rules)
     }
 
+    /// The session leads to this upstream: other rules may hold.
+    pub(super) fn aim(&mut self, rules: Applicable, upstream: Arc<str>) {
+        self.closed = rules.is_enforced().then_some(self.caps);
+        self.has_rules = !rules.is_empty();
+        (self.rules, self.upstream) = (rules, upstream);
+    }
+
     /// None of the rules.
     pub(super) fn no_rules(&self) -> Applicable {
         self.rules.none()

@@ -2,6 +2,7 @@
 
 mod builtin;
 mod filter;
+mod front;
 mod guard;
 mod login;
 mod maildrop;
@@ -15,6 +16,7 @@ mod trial;
 
 pub use builtin::{BUILT_IN_EDITS, Builtin, ClientHop, ListenerHop, Settings};
 pub use filter::Policy;
+pub(crate) use front::FrontTerms;
 pub use guard::Terms;
 pub use memory::{Account, Mark, Memory, MemoryError};
 pub use rules::{Applicable, Compiled, Facts, Findings, Question, Rules, normalise};

@@ -16,7 +16,7 @@ use crate::config::{
     file::ListenerSection,
 };
 
-use super::Resolver;
+use super::{Resolver, routing::is_routed};
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
@@ -29,6 +29,7 @@ impl Resolver<'_> {
             }
             let reached = match (self.upstream_of_flags(upstreams), section) {
                 (Some(upstream), _) => vec![upstream],
+                (None, Some(section)) if is_routed(section) && section.get_ref().upstream.is_none() => Vec::new(),
                 (None, Some(section)) => self.upstreams_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
             };
@@ -41,7 +42,8 @@ impl Resolver<'_> {
             let allow_from = self.allow_from(reach, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let deny_from = self.deny_from(raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
-            if !reached.is_empty() {
+            let routing = self.routing(section, upstreams);
+            if !reached.is_empty() || routing.is_some() {
                 listeners.push(Listener {
                     address: address.address,
                     upstreams: reached,
@@ -52,6 +54,7 @@ impl Resolver<'_> {
                     tls: address.tls,
                     demand,
                     server_tls,
+                    routing,
                 });
             }
         }
@@ -69,7 +72,7 @@ impl Resolver<'_> {
     }
 
     fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
-        let leads_to = |listener: &Listener, one: &Arc<_>| listener.upstreams.iter().any(|upstream| Arc::ptr_eq(upstream, one));
+        let leads_to = |listener: &Listener, one: &Arc<_>| listener.all_upstreams().any(|upstream| Arc::ptr_eq(upstream, one));
         let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| leads_to(listener, upstream));
         for unused in upstreams.iter().filter(|upstream| !is_used(upstream)) {
             self.warnings.push(format!("no listener leads to the upstream `{}`", unused.name));

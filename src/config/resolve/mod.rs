@@ -4,6 +4,7 @@ mod http;
 mod limits;
 mod listener;
 mod probe;
+mod routing;
 mod rules;
 mod server_tls;
 mod shield;
