@@ -4,12 +4,16 @@ mod accept;
 mod admit;
 mod caller;
 mod common;
+mod inherited;
 mod reload;
 mod socket;
+mod way;
 
 pub(crate) use caller::Caller;
+pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
+pub use way::Way;
 
 use std::{
     io,
@@ -33,11 +37,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
 use socket::bind_hint;
+use way::Ways;
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
-    net::{Connector, TlsConfigError},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
     tap::Pool,
@@ -103,8 +108,8 @@ struct Route {
 pub(crate) struct Terms {
     /// The address that was bound.
     pub(crate) address: SocketAddr,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) connector: Connector,
+    /// To the upstreams, tried in this order; at least one.
+    pub(crate) ways: Arc<[Arc<Way>]>,
     pub(crate) stls: StlsPolicy,
     pub(crate) tls: TlsMode,
     pub(crate) demand: TlsDemand,
@@ -129,10 +134,8 @@ pub struct Served {
     pub address: SocketAddr,
     /// How its clients' hop is protected.
     pub tls: TlsMode,
-    /// Where its clients are carried to.
-    pub upstream: Arc<Upstream>,
-    /// What connects to that.
-    pub connector: Connector,
+    /// Where its clients are carried to, tried in this order.
+    pub ways: Arc<[Arc<Way>]>,
 }
 
 /// Exchanges listeners, certificates, keys and trust while sessions go on.
@@ -229,8 +232,9 @@ impl Server {
             adding,
         };
         let common = Common::new(config, &house.memory)?;
-        let bound: Vec<Bound> =
-            config.listeners.iter().map(|listener| bind(listener, &common, &house)).collect::<Result<_, _>>()?;
+        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
+        let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
         Ok(Self { bound, added, house: Arc::new(house) })
     }
@@ -238,6 +242,18 @@ impl Server {
     /// Each bound listener.
     pub fn served(&self) -> impl Iterator<Item = Served> {
         self.bound.iter().map(|(_, route)| route.served())
+    }
+
+    /// The way to each upstream, once.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Arc<Way>> {
+        let mut ways: Vec<Arc<Way>> = Vec::new();
+        for way in self.served().flat_map(|served| served.ways.to_vec()) {
+            if !ways.iter().any(|known| Arc::ptr_eq(known, &way)) {
+                ways.push(way);
+            }
+        }
+        ways
     }
 
     /// What exchanges listeners and certificates while the server runs.
@@ -287,8 +303,7 @@ impl House {
 impl Route {
     fn served(&self) -> Served {
         let terms = self.terms.load();
-        let (upstream, connector) = (Arc::clone(&terms.upstream), terms.connector.clone());
-        Served { address: self.address, tls: terms.tls, upstream, connector }
+        Served { address: self.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
     }
 }
 
@@ -317,6 +332,13 @@ async fn drain(sessions: &TaskTracker, house: &House) -> usize {
     house.cut_short.load(Ordering::SeqCst)
 }
 
+impl Terms {
+    /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
+    pub(crate) fn first_choice(&self) -> &str {
+        self.ways.first().map_or("", |way| &way.upstream.name)
+    }
+}
+
 impl Refusal {
     /// The short name in the transcript and in the log.
     pub(crate) fn reason(&self) -> &'static str {
@@ -336,8 +358,8 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, house: &House) -> Result<Bound, StartError> {
-    let mut terms = terms(listener, common, house)?;
+fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
+    let mut terms = terms(listener, common, ways, house)?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let (address, unwanted) = (terms.address, CancellationToken::new());
@@ -346,10 +368,9 @@ fn bind(listener: &Listener, common: &Common, house: &House) -> Result<Bound, St
 }
 
 /// Reads what TLS takes on both hops.
-fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, StartError> {
-    let (address, upstream, key_log) = (listener.address, Arc::clone(&listener.upstream), house.key_log.as_ref());
-    let connector = Connector::new(&upstream, &house.timeouts, key_log)
-        .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
+    let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let ways = ways.to_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
@@ -358,8 +379,7 @@ fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, S
     let Common { limits, rules, anomalies, memory } = common.clone();
     Ok(Terms {
         address,
-        upstream,
-        connector,
+        ways,
         stls,
         tls,
         demand,

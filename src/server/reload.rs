@@ -7,7 +7,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, bind, terms};
+use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Ways, bind, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -50,6 +50,7 @@ impl Reloader {
     pub fn reload(&self, config: &Config) -> Result<Reloaded, ReloadError> {
         let house = &*self.house;
         let common = Common::new(config, &house.memory)?;
+        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
         // One at a time: the list is taken until it is exchanged.
         let mut routes = house.routes();
         let mut left = routes.clone();
@@ -57,13 +58,13 @@ impl Reloader {
         for listener in &config.listeners {
             match left.iter().position(|route| route.asked_for == listener.address) {
                 Some(at) => {
-                    let (route, terms) = (left.remove(at), terms(listener, &common, house)?);
+                    let (route, terms) = (left.remove(at), terms(listener, &common, &mut ways, house)?);
                     fit(&terms)?;
                     wanted.push(Arc::clone(&route));
                     changed.push((route, terms));
                 }
                 None => {
-                    let (socket, route) = bind(listener, &common, house)?;
+                    let (socket, route) = bind(listener, &common, &mut ways, house)?;
                     fit(&route.terms.load())?;
                     wanted.push(Arc::clone(&route));
                     added.push((socket, route));
@@ -145,5 +146,5 @@ fn fit(terms: &Terms) -> Result<(), ReloadError> {
 
 fn expiries(terms: &Terms) -> Vec<Expiry> {
     let presented = terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default();
-    presented.into_iter().chain(terms.connector.expiries()).collect()
+    presented.into_iter().chain(terms.ways.iter().flat_map(|way| way.connector.expiries())).collect()
 }
