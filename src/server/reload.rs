@@ -11,6 +11,7 @@ use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Ways, bi
 use crate::{
     config::{Config, Limits},
     record::Condition,
+    tls::{KeyLog, KeyLogError},
 };
 
 /// Why nothing was exchanged.
@@ -84,6 +85,12 @@ impl Reloader {
         *routes = wanted;
         let closed = left.iter().map(|route| route.address).collect();
         Ok(Reloaded { opened, closed, notes: unchanged(&house.fixed, &config.limits).collect() })
+    }
+
+    /// Opens the file of TLS secrets anew; `None` where there is none.
+    #[must_use]
+    pub fn reopen_key_log(&self) -> Option<Result<(), KeyLogError>> {
+        self.house.key_log.as_ref().map(KeyLog::reopen)
     }
 
     /// Why a monitoring system should send no clients here; `None` where they are welcome.
