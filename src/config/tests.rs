@@ -314,6 +314,27 @@ fn who_comes_by_a_proxy_may_be_anywhere() {
 }
 
 #[test]
+fn a_socket_is_made_as_it_makes_sense() {
+    let file = |settings: &str| format!("{UPSTREAM}[[listener]]\nallow_from = ['192.0.2.0/24']\n{settings}\n");
+    for (settings, said) in [
+        ("backlog = 0", "p.toml:5:11: this limit is out of its range"),
+        ("backlog = 65536", "p.toml:5:11: this limit is out of its range"),
+        ("device = ''", "p.toml:5:10: this is not the name of a network interface"),
+        ("device = 'an-interface-with-a-long-name'", "p.toml:5:10: this is not the name of a network interface"),
+        ("device = 'eth0/1'", "p.toml:5:10: this is not the name of a network interface"),
+        ("v6only = true", "p.toml:5:10: `v6only` is about IPv6, and this listener's address is not"),
+        ("v6only = false\naddress = '[::1]:1110'", "p.toml:5:10: one IPv6 address cannot take IPv4 clients"),
+    ] {
+        assert_eq!(faults(&file(settings), ""), [said], "{settings}");
+    }
+    for settings in
+        ["v6only = true\naddress = ':1110'", "v6only = false\naddress = '[::]:1110'", "v6only = true\naddress = '[::1]:1'"]
+    {
+        assert_eq!(faults(&file(settings), ""), Vec::<String>::new(), "{settings}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let refused = load_words(None, "--config /nowhere/p.toml").unwrap_err();
     assert!(refused.contains("/nowhere/p.toml"), "{refused}");
@@ -327,6 +348,10 @@ const EVERYTHING: &str = "
     allow_from = ['192.0.2.0/24', '::1']
     deny_from = ['192.0.2.66', '127.0.0.2']
     proxy_from = ['198.51.100.0/24', '127.0.0.1']
+    backlog = 7
+    device = 'eth1'
+    freebind = true
+    v6only = true
     stls = 'refuse'
     [[listener]]
     address = '[::1]:0'

@@ -44,18 +44,18 @@ fn an_added_listener_opens_and_a_removed_one_goes_while_its_sessions_stay() {
     let server = Server::times(10, converse);
     let (first, second) = (free_address(), free_address());
     let mut poptap = Poptap::as_configured(&configuration(&server, &[first]));
-    let mut before = greeted(first);
+    let before = greeted(first);
     reload(&mut poptap, &configuration(&server, &[first, second]));
     assert!(poptap.said("listening on").contains(&first.to_string()));
     poptap.said(&format!("listening on {second}"));
-    let mut between = greeted(second);
+    let between = greeted(second);
     reload(&mut poptap, &configuration(&server, &[second]));
     poptap.said(&format!("no longer listening on {first}; its sessions go on"));
     // The socket is closed by the task that accepted from it.
     while !is_refused(first) {
         thread::yield_now();
     }
-    for client in [&mut before, &mut between, &mut greeted(second)] {
+    for mut client in [before, between, greeted(second)] {
         assert_eq!((client.ask("NOOP").as_str(), client.ask("QUIT").as_str()), ("+OK\r\n", "+OK\r\n"));
     }
     reload(&mut poptap, &configuration(&server, &[first, second]));
@@ -146,6 +146,7 @@ fn without_descriptors_clients_wait_the_log_says_so_once_and_then_it_goes_on() {
     let mut client = greeted(address);
     assert!(client.ask("USER tim").starts_with("+OK") && client.ask(&format!("PASS {SECRET}")).starts_with("+OK"));
     assert_eq!(client.ask("QUIT"), "+OK\r\n");
+    drop(client);
     let left = poptap.stop();
     assert_eq!(left.log.matches("cannot accept clients").count(), 1, "{}", left.log);
 }

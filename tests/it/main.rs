@@ -31,6 +31,7 @@ mod relay;
 mod reload;
 mod replay;
 mod rules;
+mod secrets;
 mod sums;
 mod support;
 mod tls;

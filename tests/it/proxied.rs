@@ -150,7 +150,7 @@ fn rules_and_limits_are_about_the_announced_client() {
     let mut seven = send(&poptap, 1, V1, 1000);
     assert_eq!((seven.line().as_str(), seven.ask("NOOP").as_str()), ("+OK ready\r\n", "-ERR not you\r\n"));
     for (address, reason, said) in [
-        ("192.0.2.7", "too-many-from-client", "-ERR [IN-USE] "),
+        ("192.0.2.7", "too-many-from-client", "-ERR [SYS/TEMP] "),
         ("192.0.2.66", "denied", "-ERR [SYS/PERM] "),
         ("198.51.100.9", "not-allowed", "-ERR [SYS/PERM] "),
     ] {
