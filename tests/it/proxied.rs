@@ -162,7 +162,7 @@ fn rules_and_limits_are_about_the_announced_client() {
     // The same proxy, another client.
     let mut eight = send(&poptap, 1, announce("192.0.2.8").as_bytes(), 1000);
     assert_eq!((eight.line().as_str(), eight.ask("NOOP").as_str()), ("+OK ready\r\n", "+OK\r\n"));
-    for client in [&mut seven, &mut eight] {
+    for mut client in [seven, eight] {
         assert_eq!(client.ask("QUIT"), "+OK\r\n");
     }
     poptap.stop();
