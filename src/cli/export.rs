@@ -37,7 +37,7 @@ pub struct ExportArgs {
     /// As what.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: ExportFormat,
-    /// The file, or with `eml` the directory [default: standard output; with `eml` the current directory].
+    /// The file, `-` for standard output, or with `eml` the directory [default: standard output; with `eml` the current directory].
     #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
     /// Replace files that exist.

@@ -35,4 +35,5 @@ mod sums;
 mod support;
 mod tls;
 mod trial;
+mod upstreams;
 mod web;

@@ -113,7 +113,14 @@ impl<'a, W: Write> Wire<'a, W> {
             Body::Unsolicited(unsolicited) => self.server_line(&unsolicited.line, unsolicited.status),
             Body::Tls(tls) => self.tls(tls),
             Body::Closed(closed) => self.close(closed),
-            Body::Opened(_) | Body::Decision(_) | Body::Opaque(_) | Body::Anomaly(_) | Body::Gap(_) | Body::Session(_) => Ok(()),
+            Body::Opened(_)
+            | Body::Unreached(_)
+            | Body::Reached(_)
+            | Body::Decision(_)
+            | Body::Opaque(_)
+            | Body::Anomaly(_)
+            | Body::Gap(_)
+            | Body::Session(_) => Ok(()),
         }
     }
 
