@@ -12,7 +12,8 @@
 //! * `lines` reads one segment line by line in bounded memory; torn, unreadable and foreign lines are skipped, counted, and
 //!   reported once for each file.
 //! * `find` resolves the prefix of an id, and finds the newest session.
-//! * [`filter`] is the language of expressions; `search` finds what they mean in a store, `tail` reads one that grows.
+//! * [`filter`] is the language of expressions; `search` finds what they mean in a store, `candidates` those for which
+//!   their commands decide, `scan` reads lines without a parser, `tail` reads one that grows.
 //! * [`list()`], [`grep()`], [`follow()`] and [`show()`] are commands; [`Terminal`] is the live view.
 //! * `render` turns one record into lines of text; `pairing` decides which of them bear their command's number.
 //! * `paint` holds those lines, escapes control characters once more, and colours them where that is wanted.
@@ -26,6 +27,7 @@
 
 mod audit;
 mod brief;
+mod candidates;
 mod counts;
 mod diff;
 mod error;
@@ -45,6 +47,7 @@ mod paint;
 mod pairing;
 mod progress;
 mod render;
+mod scan;
 mod scrub;
 mod search;
 mod show;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::filter::{Exchange, Facts, Filter};
+use crate::inspect::filter::{Facts, Filter, Said};
 
 /// Octets of a question: some hundred sessions, with their exchanges where the expression asks about these.
 pub(super) const LARGEST: usize = 8 * 1024 * 1024;
@@ -20,21 +20,9 @@ struct Session<'a> {
     /// A summary, or how the session was opened.
     #[serde(borrow)]
     facts: Facts<'a>,
+    /// Its commands with their replies, as the page knows them.
     #[serde(default)]
     exchanges: Vec<Said>,
-}
-
-/// A command with its reply, as the page knows them.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Said {
-    n: u64,
-    verb: String,
-    line: Option<String>,
-    status: String,
-    reply: Option<String>,
-    latency_us: Option<u64>,
-    size: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -81,20 +69,6 @@ impl Session<'_> {
             some => some.iter().any(|said| filter.holds(&self.facts, Some(&said.exchange()))),
         };
         filter.settled(&self.facts).unwrap_or_else(exchanges)
-    }
-}
-
-impl Said {
-    fn exchange(&self) -> Exchange<'_> {
-        Exchange {
-            n: self.n,
-            verb: &self.verb,
-            line: self.line.as_deref(),
-            status: &self.status,
-            reply: self.reply.as_deref(),
-            latency_us: self.latency_us,
-            size: self.size,
-        }
     }
 }
 
