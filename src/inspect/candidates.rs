@@ -165,8 +165,7 @@ impl<'a> Batch<'a> {
         if let Some(before) = self.by_session.insert(facts.session.as_ref().into(), index) {
             self.candidates[before].is_replaced = true;
         }
-        let candidate =
-            Candidate { number, remainder, has_spoken: false, is_over: false, is_replaced: false, commands: None };
+        let candidate = Candidate { number, remainder, has_spoken: false, is_over: false, is_replaced: false, commands: None };
         self.candidates.push(candidate);
         Ok(())
     }
@@ -349,8 +348,7 @@ impl Commands {
         let said = &self.outstanding[at];
         let (status, reply) = (event.status.as_deref().unwrap_or_default(), event.text.as_deref());
         let exchange = Exchange { status, reply, latency_us: event.latency_us, ..said.exchange() };
-        let may_hold =
-            if event.multi_line { filter.may_hold_for_reply(&exchange) } else { filter.holds_for(Some(&exchange)) };
+        let may_hold = if event.multi_line { filter.may_hold_for_reply(&exchange) } else { filter.holds_for(Some(&exchange)) };
         let Some(said) = self.remove(at).filter(|_| may_hold) else { return };
         let said = Said { status: status.into(), reply: reply.map(Into::into), latency_us: event.latency_us, ..said };
         if event.multi_line {
@@ -383,6 +381,156 @@ impl Commands {
             self.hits.push(said);
         } else {
             self.more += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        search::each_match,
+        testing::{Shelf, line, opened, summary},
+    };
+    use super::*;
+
+    /// Numbers that look random and are the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).unwrap() % end
+        }
+    }
+
+    #[derive(Default)]
+    struct Story {
+        id: String,
+        user: &'static str,
+        said: Vec<Said>,
+        /// Its events, the last first.
+        events: Vec<String>,
+    }
+
+    fn story(number: usize, dice: &mut Dice) -> Story {
+        let id = format!("s{number:011}");
+        let mut story = Story { user: ["anna", "bob", "carol"][dice.below(3)], events: vec![opened(&id, 1)], ..Story::default() };
+        let (mut waiting, mut answers) = (Vec::new(), Vec::new());
+        for n in 1..=dice.below(7) as u64 {
+            let verb = ["RETR", "LIST", "NOOP"][dice.below(3)];
+            let text = [format!("{verb} {n}"), format!("{verb} \\\"x\\\""), verb.to_owned()][dice.below(3)].clone();
+            story.events.push(line(
+                &id,
+                n,
+                &format!("\"event\":\"command\",\"n\":{n},\"keyword\":\"{verb}\",\"text\":\"{text}\""),
+            ));
+            let said =
+                Said { n, at_us: n * 1000, verb: verb.into(), line: Some(text.replace('\\', "").into()), ..Said::default() };
+            story.said.push(said);
+            waiting.push(n);
+            if dice.below(3) > 0 {
+                answers.append(&mut waiting);
+            }
+            for n in answers.drain(..) {
+                if dice.below(8) > 0 {
+                    answer(&id, &mut story, n, dice);
+                }
+            }
+        }
+        let closed = line(&id, 900, r#""event":"closed","by":"client","reason":"quit""#);
+        story.events.push(closed);
+        story.events.reverse();
+        Story { id, ..story }
+    }
+
+    fn answer(id: &str, story: &mut Story, n: u64, dice: &mut Dice) {
+        let (status, latency, size) = (["+OK", "-ERR"][dice.below(2)], dice.below(9) as u64 * 1_000_000, dice.below(2));
+        let more = if size == 1 { ",\"multi_line\":true" } else { "" };
+        let reply = format!(
+            "\"event\":\"reply\",\"n\":{n},\"status\":\"{status}\",\"text\":\"{status} x\",\"latency_us\":{latency}{more}"
+        );
+        story.events.push(line(id, n, &reply));
+        let said = &mut story.said[usize::try_from(n).unwrap() - 1];
+        (said.status, said.reply, said.latency_us) = (status.into(), Some(format!("{status} x").into()), Some(latency));
+        if size == 1 {
+            said.size = Some(latency / 1000);
+            story.events.push(line(id, n, &format!("\"event\":\"content\",\"n\":{n},\"size\":{}", latency / 1000)));
+        }
+    }
+
+    /// A store, and its stories in the order of their summaries.
+    fn store(dice: &mut Dice) -> (Shelf, Vec<Story>) {
+        let count = dice.below(40);
+        let mut to_come: Vec<Story> = (0..count).map(|number| story(number, dice)).collect();
+        let (mut running, mut over) = (Vec::<Story>::new(), Vec::new());
+        let mut events = [String::new(), String::new()];
+        let mut written = 0;
+        while !(to_come.is_empty() && running.is_empty()) {
+            if running.is_empty() || running.len() < 6 && !to_come.is_empty() && dice.below(3) == 0 {
+                running.push(to_come.pop().unwrap_or_default());
+            }
+            let at = dice.below(running.len());
+            // One stays open for long now and then.
+            let at = if at == 0 && dice.below(4) > 0 { running.len() - 1 } else { at };
+            events[usize::from(written > 150)] += &running[at].events.pop().unwrap_or_default();
+            written += 1;
+            if running[at].events.is_empty() {
+                over.push(running.remove(at));
+            }
+        }
+        if over.len() > 2 && dice.below(3) == 0 {
+            let at = dice.below(over.len() - 1);
+            over.swap(at, at + 1);
+        }
+        let summaries: String = over.iter().map(|story| summary(&story.id, 1, story.user, "complete")).collect();
+        let [first, second] = events;
+        let shelf = Shelf::new()
+            .with("events-20261123T063000Z-100-1.jsonl", first)
+            .with("events-20261123T063000Z-100-2.jsonl.zst", zstd::encode_all(second.as_bytes(), 1).unwrap())
+            .with("sessions-20261123T063000Z-100-3.jsonl", summaries);
+        (shelf, over)
+    }
+
+    /// What comes of batches, of skipping and of making room is what comes of asking one session after the other.
+    #[test]
+    fn what_is_found_is_what_each_session_would_say() {
+        let expressions = [
+            "verb = RETR and latency > 5s",
+            "status = -ERR",
+            "not verb = NOOP",
+            "n > 0",
+            "size > 2kB or user = bob and status = none",
+            "user = anna and line ~ 'x' and not size",
+            "not (status or user = carol)",
+            "not verb",
+            "(user = anna or verb = LIST) and (user = bob or latency < 3s) and not (user = carol and reply ~ ERR)",
+        ];
+        for seed in 0..60 {
+            let (shelf, stories) = store(&mut Dice(seed));
+            for expression in expressions {
+                let filter = Filter::parse(expression).unwrap();
+                let mut expected = Vec::new();
+                for story in &stories {
+                    let line = summary(&story.id, 1, story.user, "complete");
+                    let facts = serde_json::from_str(&line).unwrap();
+                    let hits: Vec<_> =
+                        story.said.iter().filter(|said| filter.holds(&facts, Some(&said.exchange()))).cloned().collect();
+                    if !hits.is_empty() || story.said.is_empty() && filter.holds(&facts, None) {
+                        expected.push((line.trim().to_owned(), hits));
+                    }
+                }
+                let mut found = Vec::new();
+                let mut store = Store::new(shelf.path());
+                each_match(&mut store, &filter, None, &mut |matched| {
+                    // In the order in which they are decided, which is not always that of their numbers.
+                    let mut hits = matched.hits.to_vec();
+                    hits.sort_by_key(|said| said.n);
+                    found.push((String::from_utf8(matched.line.to_vec()).unwrap(), hits));
+                    Ok(())
+                })
+                .unwrap();
+                assert_eq!(found, expected, "seed {seed}: {expression}");
+            }
         }
     }
 }

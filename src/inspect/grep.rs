@@ -5,10 +5,11 @@ use std::{io::Write, path::Path};
 use serde::Serialize;
 
 use super::{
-    InspectError, Selection, View, human,
+    InspectError, Selection, View,
+    filter::Said,
+    human,
     paint::{Line, Look},
     progress,
-    filter::Said,
     search::{Match, each_match},
     store::Store,
     view::{finish, write_json},

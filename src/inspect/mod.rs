@@ -20,6 +20,7 @@
 //! * `brief` reads as much of a summary as sums need; [`stats()`] and [`audit()`] add them up, `counts` by names without number.
 //! * [`export()`] writes one session for other programs, [`scrub()`] copies sessions without what names anybody.
 //! * [`diff()`] compares two sessions.
+//! * [`recent()`] reads the summaries at the end of a store, for the live page.
 //! * `kept` reads the message content that was kept.
 //! * [`human`] says numbers as people do.
 //!
@@ -46,6 +47,7 @@ mod message;
 mod paint;
 mod pairing;
 mod progress;
+mod recent;
 mod render;
 mod scan;
 mod scrub;
@@ -68,6 +70,7 @@ pub use grep::{count, grep};
 pub(crate) use kept::Kept;
 pub use list::{Selection, list};
 pub use live::Terminal;
+pub use recent::recent;
 pub use scrub::{Scrub, scrub};
 pub use show::{Which, each_record, each_record_since, show};
 pub use stats::{Span, Summing, stats};

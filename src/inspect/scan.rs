@@ -40,21 +40,21 @@ impl<'a> Event<'a> {
 
     /// `None` where the line is not such as poptap writes.
     fn scan(line: &'a [u8]) -> Option<Self> {
-        let (mut event, mut seen, mut fields) = (Self::default(), 0_u32, Fields::of(line)?);
+        let (mut event, mut seen, mut fields) = (Self::default(), 0_u32, Fields::of(line));
         while let Some((key, value)) = fields.next()? {
             let place = match (key, value) {
-                ("v", Value::Number(number)) => set(&mut event.v, u32::try_from(number).ok()?, V),
-                ("n", Value::Number(number)) => set(&mut event.n, number, 2),
-                ("at_us", Value::Number(number)) => set(&mut event.at_us, number, AT),
-                ("keyword", Value::Text(text)) => set(&mut event.keyword, text.into(), 8),
-                ("text", Value::Text(text)) => set(&mut event.text, Some(text.into()), 16),
-                ("status", Value::Text(text)) => set(&mut event.status, Some(text.into()), 32),
-                ("latency_us", Value::Number(number)) => set(&mut event.latency_us, Some(number), 64),
-                ("multi_line", Value::Flag(flag)) => set(&mut event.multi_line, flag, 128),
-                ("size", Value::Number(number)) => set(&mut event.size, Some(number), 256),
-                ("own", Value::Flag(flag)) => set(&mut event.own, flag, 512),
+                (b"v", Value::Number(number)) => set(&mut event.v, u32::try_from(number).ok()?, V),
+                (b"n", Value::Number(number)) => set(&mut event.n, number, 2),
+                (b"at_us", Value::Number(number)) => set(&mut event.at_us, number, AT),
+                (b"keyword", Value::Text(text)) => set(&mut event.keyword, str_of(text)?.into(), 8),
+                (b"text", Value::Text(text)) => set(&mut event.text, Some(str_of(text)?.into()), 16),
+                (b"status", Value::Text(text)) => set(&mut event.status, Some(str_of(text)?.into()), 32),
+                (b"latency_us", Value::Number(number)) => set(&mut event.latency_us, Some(number), 64),
+                (b"multi_line", Value::Flag(flag)) => set(&mut event.multi_line, flag, 128),
+                (b"size", Value::Number(number)) => set(&mut event.size, Some(number), 256),
+                (b"own", Value::Flag(flag)) => set(&mut event.own, flag, 512),
                 (
-                    "v" | "n" | "at_us" | "keyword" | "text" | "status" | "latency_us" | "multi_line" | "size" | "own",
+                    b"v" | b"n" | b"at_us" | b"keyword" | b"text" | b"status" | b"latency_us" | b"multi_line" | b"size" | b"own",
                     _,
                 ) => return None,
                 _ => 0,
@@ -72,6 +72,10 @@ impl<'a> Event<'a> {
 const V: u32 = 1;
 const AT: u32 = 4;
 
+fn str_of(text: &[u8]) -> Option<&str> {
+    std::str::from_utf8(text).ok()
+}
+
 fn set<T>(field: &mut T, value: T, mark: u32) -> u32 {
     *field = value;
     mark
@@ -80,16 +84,16 @@ fn set<T>(field: &mut T, value: T, mark: u32) -> u32 {
 /// What tells of an opening or a close that it is a whole line of a version that we know; `None` where it takes a parser to say.
 pub(super) fn is_whole_landmark(line: &[u8], version: u32) -> bool {
     let wanted = |line| {
-        let (mut fields, mut marks) = (Fields::of(line)?, [0_u8; 5]);
+        let (mut fields, mut marks) = (Fields::of(line), [0_u8; 5]);
         while let Some((key, value)) = fields.next()? {
             match (key, value) {
-                ("v", Value::Number(number)) if number == u64::from(version) => marks[0] += 1,
-                ("session", Value::Text(text)) if !text.is_empty() => marks[1] += 1,
-                ("time", Value::Text(text)) if !text.is_empty() => marks[2] += 1,
-                ("event", Value::Text("closed")) => (marks[3], marks[4]) = (marks[3] + 1, 1),
-                ("event", Value::Text("opened")) => marks[3] += 1,
-                ("client", Value::Text(text)) if !text.is_empty() => marks[4] += 1,
-                ("v" | "session" | "time" | "event" | "client", _) => return None,
+                (b"v", Value::Number(number)) if number == u64::from(version) => marks[0] += 1,
+                (b"session", Value::Text(text)) if !text.is_empty() => marks[1] += 1,
+                (b"time", Value::Text(text)) if !text.is_empty() => marks[2] += 1,
+                (b"event", Value::Text(b"closed")) => (marks[3], marks[4]) = (marks[3] + 1, 1),
+                (b"event", Value::Text(b"opened")) => marks[3] += 1,
+                (b"client", Value::Text(text)) if !text.is_empty() => marks[4] += 1,
+                (b"v" | b"session" | b"time" | b"event" | b"client", _) => return None,
                 _ => {}
             }
         }
@@ -101,24 +105,24 @@ pub(super) fn is_whole_landmark(line: &[u8], version: u32) -> bool {
 /// A value of a flat line.
 #[derive(Clone, Copy)]
 enum Value<'a> {
-    Text(&'a str),
+    Text(&'a [u8]),
     Number(u64),
     Flag(bool),
 }
 
 /// The fields of a flat line, in order.
 struct Fields<'a> {
-    line: &'a str,
+    line: &'a [u8],
     at: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn of(line: &'a [u8]) -> Option<Self> {
-        std::str::from_utf8(line).ok().map(|line| Self { line, at: 0 })
+    fn of(line: &'a [u8]) -> Self {
+        Self { line, at: 0 }
     }
 
     /// The next one; `Some(None)` behind the last, and `None` where the line is not such as poptap writes.
-    fn next(&mut self) -> Option<Option<(&'a str, Value<'a>)>> {
+    fn next(&mut self) -> Option<Option<(&'a [u8], Value<'a>)>> {
         match self.octet()? {
             b'}' if self.at > 0 => return (self.at + 1 == self.line.len()).then_some(None),
             b'{' if self.at == 0 => {}
@@ -142,20 +146,20 @@ impl<'a> Fields<'a> {
     }
 
     fn octet(&self) -> Option<u8> {
-        self.line.as_bytes().get(self.at).copied()
+        self.line.get(self.at).copied()
     }
 
     /// A text without escapes.
-    fn text(&mut self) -> Option<&'a str> {
-        let text = self.line.get(self.at..)?.strip_prefix('"')?;
-        let length = text.bytes().position(|octet| octet == b'"' || octet == b'\\' || octet < b' ')?;
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let text = self.line.get(self.at..)?.strip_prefix(b"\"")?;
+        let length = text.iter().position(|&octet| octet == b'"' || octet == b'\\' || octet < b' ')?;
         self.at += length + 2;
-        (text.as_bytes()[length] == b'"').then(|| &text[..length])
+        (text[length] == b'"').then(|| &text[..length])
     }
 
     /// Of at most 19 digits, which always fit.
     fn number(&mut self) -> Option<u64> {
-        let rest = &self.line.as_bytes()[self.at..];
+        let rest = &self.line[self.at..];
         let length = rest.iter().position(|octet| !octet.is_ascii_digit())?;
         let is_plain = length <= 19 && (rest[0] != b'0' || length == 1);
         self.at += length;
@@ -163,7 +167,7 @@ impl<'a> Fields<'a> {
     }
 
     fn word(&mut self, word: &str, flag: bool) -> Option<Value<'a>> {
-        self.line.get(self.at..)?.strip_prefix(word)?;
+        self.line.get(self.at..)?.strip_prefix(word.as_bytes())?;
         self.at += word.len();
         Some(Value::Flag(flag))
     }
@@ -230,7 +234,7 @@ mod tests {
         for line in conversation("aaaaaaaaaaaa").lines().filter(|line| !line.contains('[') && !line.contains("\\\\")) {
             let scanned = Event::scan(line.as_bytes());
             assert_eq!(scanned, serde_json::from_str(line).ok(), "{line}");
-            assert!(scanned.is_some() && Fields::of(line.as_bytes()).is_some(), "{line}");
+            assert!(scanned.is_some(), "{line}");
         }
     }
 
@@ -284,14 +288,30 @@ mod tests {
 
     fn field() -> impl Strategy<Value = String> {
         let key = prop_oneof![
-            Just("v"), Just("n"), Just("at_us"), Just("keyword"), Just("text"), Just("status"), Just("latency_us"),
-            Just("multi_line"), Just("size"), Just("own"), Just("x"), Just(""), Just("te\\u0078t"),
+            Just("v"),
+            Just("n"),
+            Just("at_us"),
+            Just("keyword"),
+            Just("text"),
+            Just("status"),
+            Just("latency_us"),
+            Just("multi_line"),
+            Just("size"),
+            Just("own"),
+            Just("x"),
+            Just(""),
+            Just("te\\u0078t"),
         ];
         let value = prop_oneof![
             any::<u64>().prop_map(|number| number.to_string()),
             (0..3_u32).prop_map(|number| number.to_string()),
-            Just("true".to_owned()), Just("false".to_owned()), Just("null".to_owned()), Just("-1".to_owned()), Just("1e3".to_owned()),
-            Just("[1]".to_owned()), Just("{\"v\":1}".to_owned()),
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            Just("null".to_owned()),
+            Just("-1".to_owned()),
+            Just("1e3".to_owned()),
+            Just("[1]".to_owned()),
+            Just("{\"v\":1}".to_owned()),
             ".{0,9}".prop_map(|text| serde_json::to_string(&text).unwrap()),
             "[ -~]{0,9}".prop_map(|text| format!("\"{text}\"")),
         ];

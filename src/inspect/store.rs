@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io,
+    io::{self, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -165,6 +165,21 @@ impl<'a> Store<'a> {
     /// Opens a segment that was read before, which is no progress.
     pub(super) fn open_again(&self, segment: &Segment) -> Option<Lines> {
         self.open_any(segment)?.1.ok()
+    }
+
+    /// Opens a segment whose end counts: where it is not compressed, behind the first line end of its last `octets`.
+    pub(super) fn open_end(&self, segment: &Segment, octets: u64) -> Option<Lines> {
+        for ending in &ENDINGS[..2] {
+            let name = format!("{}{ending}", segment.stem);
+            let Ok(mut file) = File::open(self.directory.join(&name)) else { continue };
+            let is_longer = file.metadata().is_ok_and(|data| data.len() > octets);
+            if is_longer && file.seek(SeekFrom::End(-i64::try_from(octets).ok()?)).is_err() {
+                return None;
+            }
+            // The rest of a line in which it begins does not look like a record.
+            return Lines::new(name, file).ok();
+        }
+        self.open_again(segment)
     }
 
     /// Opens a segment; `None` when it has been removed since (retention), or, and this is reported, when it cannot be opened.

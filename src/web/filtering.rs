@@ -65,6 +65,8 @@ pub(super) fn answer(question: &[u8]) -> serde_json::Result<String> {
 impl Session<'_> {
     fn is_meant(&self, filter: &Filter) -> bool {
         let exchanges = || match &*self.exchanges {
+            // It said something that the page was not sent.
+            [] if self.facts.has_spoken() => false,
             [] => filter.holds(&self.facts, None),
             some => some.iter().any(|said| filter.holds(&self.facts, Some(&said.exchange()))),
         };
@@ -100,9 +102,17 @@ mod tests {
             ("octets > 10MiB", false, [true, false]),
             ("user ~ anna and verb = RETR and latency > 5s", true, [true, false]),
             ("verb = DELE", true, [false, false]),
+            ("not verb = DELE", true, [true, true]),
         ] {
             assert_eq!(asked(filter), json!({"exchanges": exchanges, "holds": holds}), "{filter}");
         }
+    }
+
+    #[test]
+    fn nothing_is_said_of_commands_that_the_page_was_not_sent() {
+        let question =
+            r#"{"filter":"not verb = DELE","sessions":[{"facts":{"session":"a","commands":3}},{"facts":{"session":"b"}}]}"#;
+        assert_eq!(answer(question.as_bytes()).unwrap(), r#"{"exchanges":true,"holds":[false,true]}"#);
     }
 
     #[test]

@@ -165,6 +165,12 @@ impl<'a> Facts<'a> {
         if self.start.is_empty() { &self.time } else { &self.start }
     }
 
+    /// Whether it is known that there was a command.
+    #[must_use]
+    pub fn has_spoken(&self) -> bool {
+        self.commands > 0
+    }
+
     /// Whether the line was one of a version that we know, and tells what each tells.
     pub(in crate::inspect) fn are_whole(&self) -> bool {
         let tells = match &*self.event {
