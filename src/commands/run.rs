@@ -52,13 +52,14 @@ fn beside_the_view(log: &Log) -> Log {
 /// are then accepted.
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
-    let local = remote.filter(|listener| is_on_this_host(&listener.upstream));
+    let pairs = remote.flat_map(|listener| listener.upstreams.iter().map(move |upstream| (listener, upstream)));
+    let local = pairs.filter(|(_, upstream)| is_on_this_host(upstream));
     local
-        .map(|listener| {
+        .map(|(listener, upstream)| {
             format!(
                 "`{}` is on this host, and `{}` takes plain logins from other hosts: the server will regard them as local \
                  and secure, whatever it demands of others",
-                listener.upstream.name, listener.address
+                upstream.name, listener.address
             )
         })
         .collect()
@@ -105,7 +106,8 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         introduce(&server, config);
     }
     if !on_terminal || config.log.file.is_some() {
-        announce(&server, config);
+        server.served().for_each(|served| announce(&served));
+        tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
     let serving = web.serve(config, &server.reloader());
@@ -183,11 +185,10 @@ pub(super) fn report(loss: Loss) {
 }
 
 /// Says in the log what a terminal is told by [`introduce`].
-fn announce(server: &Server, config: &Config) {
-    for Served { address, upstream, tls, .. } in server.served() {
-        tracing::info!(upstream = %upstream.name, tls = protection(tls), "listening on {address}");
-    }
-    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+pub(super) fn announce(served: &Served) {
+    let Served { address, tls, ways } = served;
+    let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+    tracing::info!(upstream = names, tls = protection(*tls), "listening on {address}");
 }
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
@@ -196,8 +197,8 @@ fn introduce(server: &Server, config: &Config) {
         say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for Served { upstream, connector, .. } in server.served() {
-        tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
+    for way in server.ways() {
+        tokio::spawn(async move { say(&findings(&way.upstream, way.connector.probe().await.as_ref())) });
     }
 }
 
@@ -312,6 +313,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command},
+        net::Endpoint,
         record::schema,
     };
 
@@ -363,7 +365,7 @@ mod tests {
     fn the_introduction_says_what_to_do_next() {
         let upstream = Upstream::at(&"pop3s://pop.example.net".parse().unwrap());
         let report = Report {
-            address: "192.0.2.1:995".parse().unwrap(),
+            address: Endpoint::Address("192.0.2.1:995".parse().unwrap()),
             tls: None,
             days_left: Some(61),
             greeting: "+OK".to_owned(),

@@ -19,6 +19,7 @@ use super::{
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
 
@@ -68,7 +69,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
-    for Listener { upstream, .. } in listeners {
+    for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
         if !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
@@ -79,13 +80,18 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
-        upstream: Some(unplaced(listener.upstream.name.clone())),
+        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
+        proxy_from: some_networks(&listener.proxy_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
+}
+
+fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
+    if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {
@@ -219,6 +225,8 @@ fn timeouts_section(timeouts: &Timeouts) -> TimeoutsSection {
         half_closed: Some(Period(timeouts.half_closed)),
         reply: Some(Period(timeouts.reply)),
         drain: Some(Period(timeouts.drain)),
+        rest: Some(Period(timeouts.rest)),
+        longest_rest: Some(unplaced(Period(timeouts.longest_rest))),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
-    rule::RuleSection,
+    rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
 };
 
@@ -77,14 +77,18 @@ pub(super) struct ListenerSection {
     /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
     #[schemars(with = "Option<ListenAddress>")]
     pub(super) address: Option<Spanned<ListenAddress>>,
-    /// The name of an `[[upstream]]`, or a URL; may be left out where there is only one upstream.
-    #[schemars(with = "Option<String>")]
-    pub(super) upstream: Option<Spanned<String>>,
+    /// The name of an `[[upstream]]`, or a URL, or a list of them that are tried in this order; may be left out where there is
+    /// only one upstream.
+    #[schemars(with = "Option<OneOrMany<String>>")]
+    pub(super) upstream: Option<Spanned<OneOrMany<String>>>,
     /// Who may connect besides this host's own clients: networks, or `any`.
     pub(super) allow_from: Option<Vec<Network>>,
     /// Networks whose clients are refused, whatever `allow_from` says, and though they be on this host.
     #[schemars(with = "Option<Vec<Network>>")]
     pub(super) deny_from: Option<Spanned<Vec<Network>>>,
+    /// Proxies that announce each client by the PROXY protocol, version 1 or 2. Nobody else may connect then.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) proxy_from: Option<Spanned<Vec<Network>>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
     /// Whether clients must start TLS before they log in, where STLS is offered.
@@ -133,7 +137,7 @@ pub(super) struct UpstreamSection {
     /// Its name in records and for listeners; the URL when left out.
     #[schemars(with = "Option<String>")]
     pub(super) name: Option<Spanned<String>>,
-    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`.
+    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`; `pop3+unix:///path` or `pop3+stls+unix:///path`.
     #[schemars(with = "Option<UpstreamUrl>")]
     pub(super) url: Option<Spanned<UpstreamUrl>>,
     /// PEM file with the certificates to trust instead of the system's roots.
@@ -306,6 +310,11 @@ pub(super) struct TimeoutsSection {
     pub(super) reply: Option<Period>,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub(super) drain: Option<Period>,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub(super) rest: Option<Period>,
+    /// The longest that becomes.
+    #[schemars(with = "Option<Period>")]
+    pub(super) longest_rest: Option<Spanned<Period>>,
 }
 
 /// The operational log.

@@ -70,12 +70,15 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Where its clients are carried to.
-    pub upstream: Arc<Upstream>,
+    /// Where its clients are carried to: tried in this order; at least one, each once.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.
     pub allow_from: AllowFrom,
     /// Who may not all the same; loopback clients too.
     pub deny_from: Vec<IpNet>,
+    /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
+    /// `deny_from` are about the clients that they announce.
+    pub proxy_from: Vec<IpNet>,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.
@@ -117,6 +120,8 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path of a Unix socket, in place of host and port.
+    pub socket: Option<PathBuf>,
     /// How the hop is protected.
     pub tls: TlsMode,
     /// PEM file with the certificates to trust instead of the system's roots.
@@ -357,6 +362,10 @@ pub struct Timeouts {
     pub reply: Duration,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub drain: Duration,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub rest: Duration,
+    /// The longest that becomes.
+    pub longest_rest: Duration,
 }
 
 /// The operational log.
@@ -409,6 +418,12 @@ impl Listener {
     pub fn may_be_plain(&self) -> bool {
         self.tls.may_be_plain(self.demand)
     }
+
+    /// The names of its upstreams, in their order.
+    #[must_use]
+    pub fn upstream_names(&self) -> String {
+        self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Upstream {
@@ -419,6 +434,7 @@ impl Upstream {
             name: url.to_string(),
             host: url.host.clone(),
             port: url.port,
+            socket: url.socket.clone(),
             tls: url.tls,
             ca_file: None,
             crl_file: None,
@@ -435,6 +451,6 @@ impl Upstream {
     /// Its URL in one form, the port left out where it is the scheme's own.
     #[must_use]
     pub fn url(&self) -> UpstreamUrl {
-        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port }
+        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port, socket: self.socket.clone() }
     }
 }

@@ -3,7 +3,12 @@
 mod listener_tls;
 mod rules;
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Parser;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -48,7 +53,7 @@ fn one_url_is_a_whole_configuration() {
     assert_eq!(config.listeners.len(), 1);
     let listener = &config.listeners[0];
     assert_eq!((listener.address.to_string().as_str(), &listener.allow_from), ("127.0.0.1:1110", &AllowFrom::Loopback));
-    assert_eq!((listener.upstream.name.as_str(), listener.upstream.port), ("pop3s://mail", 995));
+    assert_eq!((listener.upstream_names().as_str(), listener.upstreams[0].port), ("pop3s://mail", 995));
     let transcript = config.transcript.unwrap();
     assert_eq!(transcript.place, Place::Directory("/xdg/poptap".into()));
     assert_eq!((transcript.rotate_size, transcript.buffer), (64 << 20, 8 << 20));
@@ -96,8 +101,9 @@ fn flags_override_the_file() {
     for listener in &config.listeners {
         assert_eq!(listener.stls, StlsPolicy::Refuse, "the file's listener lends its other settings");
         assert_eq!(listener.allow_from, AllowFrom::Networks(vec!["192.0.2.0/24".parse().unwrap()]));
-        assert_eq!((listener.upstream.name.as_str(), listener.upstream.apop), ("main", ApopPolicy::Pass));
-        assert_eq!((listener.upstream.xclient, &listener.upstream.ca_file), (XclientPolicy::Pass, &Some(ca_file.clone())));
+        let [upstream] = &listener.upstreams[..] else { panic!("{:?}", listener.upstreams) };
+        assert_eq!((upstream.name.as_str(), upstream.apop), ("main", ApopPolicy::Pass));
+        assert_eq!((upstream.xclient, &upstream.ca_file), (XclientPolicy::Pass, &Some(ca_file.clone())));
     }
     let transcript = config.transcript.unwrap();
     assert_eq!((transcript.place, transcript.content), (Place::Stdout, ContentPolicy::Full));
@@ -111,8 +117,8 @@ fn a_url_on_the_command_line_serves_every_listener() {
     let said = faults(&file, "pop3://other");
     assert_eq!(said.len(), 1, "what is wrong with an upstream is told, used or not: {said:?}");
     let config = config(Some(&file.replace("ca_file = '/nowhere.pem'\n", "xclient = 'pass'\n")), "POP3S://mail:995");
-    let names: Vec<_> =
-        config.listeners.iter().map(|listener| (listener.upstream.name.as_str(), listener.upstream.xclient)).collect();
+    let reached = config.listeners.iter().flat_map(|listener| &listener.upstreams);
+    let names: Vec<_> = reached.map(|upstream| (upstream.name.as_str(), upstream.xclient)).collect();
     assert_eq!(names, [("pop3s://mail", XclientPolicy::Pass); 2], "the file's upstream with that URL is meant");
 }
 
@@ -159,6 +165,61 @@ file = '/nowhere/poptap.log'
         ]
     );
     assert!(!load_words(Some(file), "").unwrap_err().contains("hunter2"));
+}
+
+#[test]
+fn a_listener_leads_to_several_upstreams_in_the_order_of_its_list() {
+    let file = "
+[[upstream]]
+name = 'a'
+url = 'pop3s://a'
+[[upstream]]
+name = 'b'
+url = 'pop3s://b'
+[[listener]]
+upstream = ['b', 'pop3://c', 'a']
+";
+    let loaded = config(Some(file), "--no-transcript");
+    assert_eq!(loaded.listeners[0].upstream_names(), "b, pop3://c, a");
+    let again = config(Some(&effective(&loaded).unwrap()), "");
+    assert_eq!(again.listeners, loaded.listeners);
+    assert_eq!(config(Some(file), "pop3://d").listeners[0].upstream_names(), "pop3://d", "the command line's takes their place");
+    for (list, fault) in [
+        ("['b', 'a', 'b']", "p.toml:9:12: `b` is named twice"),
+        ("['b', 'pop3s://b']", "p.toml:9:12: `b` is named twice"),
+        ("['b', 'x']", "p.toml:9:12: no upstream is named `x`"),
+        ("[]", "p.toml:9:12: this list is empty"),
+    ] {
+        let file = file.replace("['b', 'pop3://c', 'a']", list);
+        assert_eq!(faults(&file, "").first().map(String::as_str), Some(fault), "{list}");
+    }
+}
+
+#[test]
+fn over_a_unix_socket_a_certificate_needs_a_name() {
+    let nameless = "`pop3+stls+unix:///run/x` does not say for which name the server's certificate is";
+    let file = |more: &str| format!("[[upstream]]\nurl = 'pop3+stls+unix:///run/x'\n{more}");
+    assert_eq!(faults(&file(""), ""), [format!("p.toml:2:7: {nameless}")]);
+    assert_eq!(faults("[[listener]]\nupstream = 'pop3+stls+unix:///run/x'\n", ""), [format!("p.toml:2:12: {nameless}")]);
+    assert!(load_words(None, "pop3+stls+unix:///run/x").unwrap_err().starts_with(nameless));
+    let pin = "pin = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'\n";
+    for (text, arguments) in
+        [(file("server_name = 'pop.example.net'\n"), ""), (file(pin), ""), (String::new(), "pop3+unix:///run/x")]
+    {
+        let loaded = config(Some(&text), arguments);
+        assert_eq!(config(Some(&effective(&loaded).unwrap()), "").listeners, loaded.listeners);
+        assert_eq!(loaded.listeners[0].upstreams[0].socket.as_deref(), Some(Path::new("/run/x")));
+    }
+}
+
+#[test]
+fn a_rest_has_a_limit_that_is_not_shorter() {
+    let said = faults("[timeouts]\nrest = '1m'\nlongest_rest = '59s'\n", "pop3://mail");
+    assert_eq!(said, ["p.toml:3:16: `timeouts.longest_rest` is shorter than `timeouts.rest`, which is 1m"]);
+    let timeouts = config(Some("[timeouts]\nrest = '1h'\n"), "pop3://mail").timeouts;
+    assert_eq!((timeouts.rest, timeouts.longest_rest), (Duration::from_secs(3600), Duration::from_secs(3600)));
+    let timeouts = config(None, "pop3://mail").timeouts;
+    assert_eq!((timeouts.rest, timeouts.longest_rest), (Duration::from_secs(10), Duration::from_secs(300)));
 }
 
 #[test]
@@ -536,7 +597,7 @@ fn whatever_weakens_trust_is_warned_of() {
     let pems = Pems::new();
     let settings = "accept = ['wrong-name', 'expired', 'wrong-name', 'self-signed']";
     let Loaded { config, warnings } = load_words(Some(&pems.file("pop3+stls", settings)), "").unwrap();
-    let accept = &config.listeners[0].upstream.accept;
+    let accept = &config.listeners[0].upstreams[0].accept;
     assert_eq!(accept.iter().map(|fault| fault.name()).collect::<Vec<_>>(), ["expired", "self-signed", "wrong-name"]);
     for (warning, said) in warnings.iter().zip(["have expired", "self-signed", "other names"]) {
         assert!(warning.starts_with("`pop3+stls://mail`: ") && warning.contains(said), "{warning}");
