@@ -28,6 +28,7 @@ mod recipes;
 mod relay;
 mod reload;
 mod replay;
+mod replay_tls;
 mod rules;
 mod secrets;
 mod sums;
