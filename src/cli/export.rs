@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::StoreArgs;
-use crate::inspect::ExportFormat;
+use crate::{
+    config::{Argument, Size},
+    inspect::ExportFormat,
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +43,9 @@ pub struct ExportArgs {
     /// Replace files that exist.
     #[arg(long)]
     pub force: bool,
+    /// Octets of filler at most, in the place of what was not kept (pcapng).
+    #[arg(long, value_name = "SIZE", value_parser = Argument::<Size>::new(), default_value = "1 GiB")]
+    pub max_octets: Size,
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,

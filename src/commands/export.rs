@@ -25,7 +25,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     if format == ExportFormat::Pcapng && output.is_none() && stdout.is_terminal() {
         return Err(Failure::new(exit::USAGE, "packets are not for a terminal: name a file with --output, or use a pipe"));
     }
-    let export = Export { directory: &directory, which: &which, format, output, force: args.force };
+    let export = Export { directory: &directory, which: &which, format, output, force: args.force, filler: args.max_octets.0 };
     Ok(inspect::export(&export, &mut BufWriter::new(stdout.lock()), &mut io::stderr().lock())?)
 }
 
