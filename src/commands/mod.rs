@@ -7,6 +7,7 @@ mod export;
 mod pager;
 mod probe;
 mod reload;
+mod reopen;
 mod replay;
 mod rules;
 mod run;

@@ -68,7 +68,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.upstream_cut.is_empty() && self.security_layer_begins(Peer::Upstream) {
             return true;
         }
-        if self.tracker.wants_status() != (false, false) {
+        if !greeting && self.tracker.wants_status() != (false, false) {
             return self.held_status_line();
         }
         let unlabelled = self.upstream.unlabelled();

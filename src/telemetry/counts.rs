@@ -86,6 +86,7 @@ const OUTCOMES: [&str; 40] = [
     "too-many-of-user",
     "too-many-connections",
     "too-many-commands",
+    "too-many-logins",
     "too-many-octets",
     "policy",
     "line-too-long",
