@@ -279,12 +279,7 @@ fn tap(recorder: Box<Recorder>, filter: Policy, terms: &Terms, house: &House) ->
 
 /// What decides in a session from here on.
 fn policy(client: &Client, terms: &Terms, upstream: &str, settings: Settings) -> Policy {
-    let facts = Facts {
-        client: client.caller.address.ip(),
-        listener: terms.asked_for,
-        upstream,
-        tls: client.tls.is_some(),
-    };
+    let facts = Facts { client: client.caller.address.ip(), listener: terms.asked_for, upstream, tls: client.tls.is_some() };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },

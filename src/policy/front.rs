@@ -4,10 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::{
-    Facts, Rules,
-    ruling::refuse,
-};
+use super::{Facts, Rules, ruling::refuse};
 use crate::{
     config::{Routed, Routing},
     pop3::{Command, Keyword, Plain, Wants},
@@ -85,9 +82,7 @@ impl Front {
     /// What becomes of a command that nobody has refused. CAPA is answered elsewhere.
     pub(super) fn answer(&mut self, command: &Command<'_>, wants: Wants) -> Verdict {
         match command.keyword {
-            Keyword::Quit if !command.has_argument() => {
-                Verdict::Dismiss { text: Arc::from(BYE), rule: Rule::BuiltIn("quit") }
-            }
+            Keyword::Quit if !command.has_argument() => Verdict::Dismiss { text: Arc::from(BYE), rule: Rule::BuiltIn("quit") },
             Keyword::User => self.user(command),
             Keyword::Pass => self.pass(command, wants),
             Keyword::Auth if !command.has_argument() => self.mechanisms(),

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Client, Session, close_unsecured, conclude, cut_short, ended, finish, policy, reset, secure::Mode, secure::secure,
-    settings, tap,
+    Client, Session, close_unsecured, conclude, cut_short, ended, finish, policy, reset, secure::Mode, secure::secure, settings,
+    tap,
 };
 use crate::{
     admission::Visit,

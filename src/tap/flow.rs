@@ -107,6 +107,11 @@ impl Flow {
         self.ended
     }
 
+    /// Whoever reads it begins anew, and will be told again of its end.
+    pub fn read_on(&mut self) {
+        self.ended = false;
+    }
+
     /// Another stream takes this one's place: what is not labelled is dropped, and it has not ended.
     pub fn begin_anew(&mut self) {
         self.skip(self.unlabelled().len());

@@ -77,6 +77,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     pub fn reached(&mut self) {
         self.upstream_cut.clear();
         self.upstream.begin_anew();
+        self.client.read_on();
         self.tracker.greets_anew();
         self.go_to(Step::Telling);
     }
@@ -101,6 +102,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.login = None;
         self.stash = None;
         self.filter = filter;
+        self.client.read_on();
         self.upstream_cut.clear();
         self.upstream.begin_anew();
     }
@@ -252,7 +254,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     /// Whether neither side's end may be passed on yet.
     pub(super) fn login_is_unsettled(&self) -> bool {
-        self.login.as_ref().is_some_and(|login| login.step != Step::Response) && self.tracker.server_expects() != ServerExpects::Held
+        self.login.as_ref().is_some_and(|login| login.step != Step::Response)
+            && self.tracker.server_expects() != ServerExpects::Held
     }
 
     fn go_to(&mut self, step: Step) {

@@ -118,7 +118,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let (_, own) = self.tracker.wants_status();
         let (labelled, after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
         match labelled {
-            Labelled::Reply { status, .. } if own && self.login.is_some() => self.first_answered(status == Some(Status::Ok), count),
+            Labelled::Reply { status, .. } if own && self.login.is_some() => {
+                self.first_answered(status == Some(Status::Ok), count)
+            }
             Labelled::Reply { status, .. } if own => self.own_status_line(status, count),
             Labelled::Reply { n, keyword, .. } => {
                 self.wanted_status_line(n, keyword, count, after);

@@ -57,7 +57,7 @@ const BOUNDS_US: [u64; 15] = [
 pub(super) const BUCKETS: usize = BOUNDS_US.len() + 1;
 
 /// How sessions end, as `reason` in the transcript says it; what is not in the list counts as `other`.
-const OUTCOMES: [&str; 40] = [
+const OUTCOMES: [&str; 41] = [
     "quit",
     "eof",
     "reset",

@@ -129,12 +129,9 @@ fn behind_a_refusal_another_user_may_try_another_server() {
 
 #[test]
 fn a_server_that_lies_is_not_believed() {
-    for (greeting, answer) in [
-        (&b"-ERR busy\r\n"[..], &b""[..]),
-        (b"+OK\r\n+OK early\r\n", b""),
-        (b"+OK\r\n", b"+OK\r\n+OK in\r\n"),
-        (b"+OK\r\n", b""),
-    ] {
+    for (greeting, answer) in
+        [(&b"-ERR busy\r\n"[..], &b""[..]), (b"+OK\r\n+OK early\r\n", b""), (b"+OK\r\n", b"+OK\r\n+OK in\r\n"), (b"+OK\r\n", b"")]
+    {
         let server = Server::times(1, move |mut stream| {
             stream.write_all(greeting).unwrap();
             if greeting == b"+OK\r\n" {

@@ -24,7 +24,8 @@ impl Resolver<'_> {
         let raw = section.get_ref();
         if !is_routed(section) {
             if let Some(capabilities) = &raw.capabilities {
-                let fault = Fault::new("`capabilities` is of no use here: the server says its own", "it goes with `route` or `map`");
+                let fault =
+                    Fault::new("`capabilities` is of no use here: the server says its own", "it goes with `route` or `map`");
                 self.fault(fault, Some(capabilities.span()));
             }
             return None;
@@ -103,7 +104,8 @@ impl Resolver<'_> {
 /// Why a capability cannot be offered before the server is known.
 fn unfit(line: &str) -> Option<Fault> {
     let tag = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
-    let is_printable = !tag.is_empty() && line.bytes().all(|octet| octet == b' ' || octet.is_ascii_graphic()) && line.len() <= 510;
+    let is_printable =
+        !tag.is_empty() && line.bytes().all(|octet| octet == b' ' || octet.is_ascii_graphic()) && line.len() <= 510;
     match &*tag {
         _ if !is_printable => Some(Fault::new("this is not a capability", "write one such as `TOP` or `EXPIRE NEVER`")),
         "STLS" => Some(Fault::new("`STLS` is listed where it is offered", "leave it out")),
