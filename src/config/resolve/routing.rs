@@ -79,13 +79,12 @@ impl Resolver<'_> {
             }
         };
         for (name, line) in map.upstreams() {
-            match upstreams.iter().find(|upstream| upstream.name == name) {
-                Some(upstream) => take_in(targets, Arc::clone(upstream)),
-                None => {
-                    let message = format!("{}:{line}: no upstream is named `{name}`", file.get_ref().display());
-                    self.fault(Fault::new(message, "a map names an `[[upstream]]` by its `name`"), Some(file.span()));
-                }
-            }
+            let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == name) else {
+                let message = format!("{}:{line}: no upstream is named `{name}`", file.get_ref().display());
+                self.fault(Fault::new(message, "a map names an `[[upstream]]` by its `name`"), Some(file.span()));
+                continue;
+            };
+            take_in(targets, Arc::clone(upstream));
         }
         Some(Arc::new(map))
     }
