@@ -41,16 +41,16 @@ pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: 
         None => Box::pin(begin(client, caller, terms, house, visit)).await,
         Some(_) => Box::pin(routing::begin(client, caller, terms, house, visit)).await,
     };
-    let Some(mut session) = begun else { return };
+    let Some(mut session) = begun.map(Box::new) else { return };
     let outcome = loop {
         let outcome = session.relay().await;
         let goes_on = match outcome {
             Some(Outcome::StartTls) => Box::pin(session.start_tls()).await,
-            Some(Outcome::LoginRefused) => Box::pin(routing::again(session)).await,
+            Some(Outcome::LoginRefused) => Box::pin(routing::again(*session)).await,
             outcome => break outcome,
         };
         let Some(other) = goes_on else { return };
-        session = other;
+        session = Box::new(other);
     };
     Box::pin(session.end(outcome)).await;
 }

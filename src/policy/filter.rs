@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 use super::{
     builtin::{Builtin, Settings},
     front::{Front, FrontTerms, local},
-    guard::{Guard, Terms},
+    guard::Guard,
     rules::Applicable,
     shield::Change,
+    terms::Terms,
 };
 use crate::{
     config::Routed,

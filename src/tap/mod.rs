@@ -77,7 +77,7 @@ pub struct Tap<O, F> {
     /// What is to be asked of the server next, on the proxy's own account.
     question: Option<Question>,
     /// A login that is held until its server is reached, or is under way there.
-    login: Option<Login>,
+    login: Option<Box<Login>>,
     /// The rule for which the client was dismissed.
     dismissal: Option<Rule>,
     limits: SessionLimits,
