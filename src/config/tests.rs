@@ -491,7 +491,7 @@ fn keys_of_example(text: &str) -> BTreeSet<String> {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']).to_owned();
         } else if let Some((key, _)) = line.split_once(" = ")
-            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
+            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_')
         {
             keys.insert(format!("{section}.{key}"));
         }
