@@ -89,6 +89,8 @@ pub(crate) struct House {
     trouble: Trouble,
     /// Every listener that is wanted, in the order of the configuration.
     routes: Mutex<Vec<Arc<Route>>>,
+    /// Held by the reload that is under way.
+    reloading: Mutex<()>,
     /// Where a reload sends the listeners that it has added.
     adding: mpsc::UnboundedSender<Bound>,
 }
@@ -232,6 +234,7 @@ impl Server {
             deaf: AtomicUsize::new(0),
             trouble: Trouble::default(),
             routes: Mutex::default(),
+            reloading: Mutex::default(),
             adding,
         };
         let common = Common::new(config, &house.memory)?;
