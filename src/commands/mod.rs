@@ -4,6 +4,7 @@ mod certs;
 mod demo;
 mod diff;
 mod export;
+mod notify;
 mod pager;
 mod probe;
 mod reload;

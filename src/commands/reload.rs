@@ -8,7 +8,7 @@ use tokio::{
     time::{MissedTickBehavior, interval_at},
 };
 
-use super::{Failure, exit};
+use super::{Failure, exit, notify::Manager};
 use crate::{
     cli::RunArgs,
     config::{self, Loaded},
@@ -22,7 +22,7 @@ const SOON: i64 = 14;
 const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reloads at each SIGHUP, and looks at the certificates once a day, for as long as the runtime lives.
-pub(super) fn watch(reloader: Reloader, args: RunArgs) -> Result<(), Failure> {
+pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager) -> Result<(), Failure> {
     let mut hangup =
         signal(SignalKind::hangup()).map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot catch signals: {error}")))?;
     warn_of_expiry(&reloader);
@@ -32,7 +32,11 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 signal = hangup.recv() => match signal {
-                    Some(()) => reload(&reloader, &args).await,
+                    Some(()) => {
+                        manager.reloading().await;
+                        let done = reload(&reloader, &args).await;
+                        manager.reloaded(done).await;
+                    }
                     None => return,
                 },
                 _ = days.tick() => warn_of_expiry(&reloader),
@@ -42,8 +46,8 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files are read on a thread of their own: a slow disk holds up no session.
-async fn reload(reloader: &Reloader, args: &RunArgs) {
+/// Whether that was possible. Files are read on a thread of their own: a slow disk holds up no session.
+async fn reload(reloader: &Reloader, args: &RunArgs) -> bool {
     let (working, args) = (reloader.clone(), args.clone());
     let done = tokio::task::spawn_blocking(move || try_reload(&working, &args)).await;
     match done.unwrap_or_else(|error| Err(error.to_string())) {
@@ -53,8 +57,12 @@ async fn reload(reloader: &Reloader, args: &RunArgs) {
             }
             tracing::info!("reloaded: new sessions use the configuration as it is now");
             warn_of_expiry(reloader);
+            true
         }
-        Err(error) => tracing::error!("reload failed, and everything stays as it was: {error}"),
+        Err(error) => {
+            tracing::error!("reload failed, and everything stays as it was: {error}");
+            false
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, exit, reload};
+use super::{Failure, exit, notify::Manager, reload};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
@@ -97,9 +97,10 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
     let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
     let (server, store) = open_beside(config, live, stop.clone(), &web)?;
     if args.anomalies.exit_on_anomaly {
-        tokio::spawn(stop_at_anomaly(store.clone(), stop));
+        tokio::spawn(stop_at_anomaly(store.clone(), stop.clone()));
     }
-    reload::watch(server.reloader(), args.clone())?;
+    let manager = Manager::of_process(server.reloader(), stop);
+    reload::watch(server.reloader(), args.clone(), manager.clone())?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);
@@ -109,6 +110,8 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
     }
     tell_of(&web);
     let serving = web.serve(config, &server.reloader());
+    // Their sockets listen: whoever comes now waits until `run` gets to them.
+    manager.ready();
     let cut_short = server.run().await;
     if cut_short > 0 {
         tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");

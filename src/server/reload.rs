@@ -71,6 +71,18 @@ impl Reloader {
         }
     }
 
+    /// Listeners on which clients are accepted.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Sessions at this moment.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.house.fixed.connections.saturating_sub(self.house.permits.available_permits())
+    }
+
     /// How the store of all sessions is doing.
     #[must_use]
     pub fn transcript(&self) -> Condition {
