@@ -220,6 +220,13 @@ pub struct RunArgs {
     #[command(flatten)]
     pub http: HttpArgs,
 
+    /// Become this user when everything is bound. poptap must have been started as root.
+    #[arg(long, value_name = "USER", help_heading = "Process")]
+    pub user: Option<String>,
+    /// Become this group [default: the user's own].
+    #[arg(long, value_name = "GROUP", help_heading = "Process")]
+    pub group: Option<String>,
+
     /// Write the secrets of every TLS connection to a file, so that Wireshark can decrypt a capture. Think twice.
     #[arg(long, value_name = "FILE", help_heading = "Log")]
     pub keylog: Option<PathBuf>,

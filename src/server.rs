@@ -187,11 +187,22 @@ pub(crate) enum Refusal {
 }
 
 impl Server {
-    /// Prepares TLS and binds every listener.
+    /// Binds every listener that was not handed over, without a runtime and without accepting: [`Server::bind`] takes it from
+    /// `sockets`.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
+        config.listeners.iter().try_for_each(|Listener { address, .. }| {
+            sockets.reserve(*address, listen).map_err(|source| StartError::Bind { address: *address, source })
+        })
+    }
+
+    /// Prepares TLS, and binds every listener that is not in `sockets`.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays bound.
-    pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, store: Store, stop: Stop, sockets: &mut Inherited) -> Result<Self, StartError> {
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
             store,
@@ -208,7 +219,7 @@ impl Server {
             deaf: AtomicUsize::new(0),
         };
         let common = Common::new(config, &house.memory)?;
-        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &house)).collect::<Result<_, _>>()?;
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &house, sockets)).collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
     }
 
@@ -360,9 +371,16 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
+fn bind(
+    listener: &Listener,
+    common: &Common,
+    house: &House,
+    sockets: &mut Inherited,
+) -> Result<(TcpListener, Arc<Route>), StartError> {
     let mut terms = terms(listener, common, house)?;
-    let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
+    let socket = sockets.take_at(listener.address).map_or_else(|| listen(listener.address), Ok);
+    let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
+    let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
     Ok((socket, Arc::new(route)))
@@ -397,7 +415,7 @@ fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, S
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -406,7 +424,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 fn bind_hint(error: &io::Error) -> &'static str {

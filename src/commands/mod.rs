@@ -12,6 +12,7 @@ mod replay;
 mod rules;
 mod run;
 mod sessions;
+mod start;
 mod sums;
 
 use std::{

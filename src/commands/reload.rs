@@ -1,6 +1,6 @@
 //! What `run` does beside its sessions: SIGHUP exchanges certificates, and those that end soon are spoken of.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::{
@@ -12,6 +12,7 @@ use super::{Failure, exit, notify::Manager};
 use crate::{
     cli::RunArgs,
     config::{self, Loaded},
+    confine::Confinement,
     server::Reloader,
     tls::Expiry,
 };
@@ -22,10 +23,11 @@ const SOON: i64 = 14;
 const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reloads at each SIGHUP, and looks at the certificates once a day, for as long as the runtime lives.
-pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager) -> Result<(), Failure> {
+pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager, confinement: Confinement) -> Result<(), Failure> {
     let mut hangup =
         signal(SignalKind::hangup()).map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot catch signals: {error}")))?;
     warn_of_expiry(&reloader);
+    let confinement = Arc::new(confinement);
     tokio::spawn(async move {
         let mut days = interval_at(tokio::time::Instant::now() + DAILY, DAILY);
         days.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -34,7 +36,7 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager) -> Resu
                 signal = hangup.recv() => match signal {
                     Some(()) => {
                         manager.reloading().await;
-                        let done = reload(&reloader, &args).await;
+                        let done = reload(&reloader, &args, &confinement).await;
                         manager.reloaded(done).await;
                     }
                     None => return,
@@ -47,9 +49,9 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager) -> Resu
 }
 
 /// Whether that was possible. Files are read on a thread of their own: a slow disk holds up no session.
-async fn reload(reloader: &Reloader, args: &RunArgs) -> bool {
-    let (working, args) = (reloader.clone(), args.clone());
-    let done = tokio::task::spawn_blocking(move || try_reload(&working, &args)).await;
+async fn reload(reloader: &Reloader, args: &RunArgs, confinement: &Arc<Confinement>) -> bool {
+    let (working, args, confinement) = (reloader.clone(), args.clone(), Arc::clone(confinement));
+    let done = tokio::task::spawn_blocking(move || try_reload(&working, &args, &confinement)).await;
     match done.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(notes) => {
             for note in notes {
@@ -66,8 +68,9 @@ async fn reload(reloader: &Reloader, args: &RunArgs) -> bool {
     }
 }
 
-fn try_reload(reloader: &Reloader, args: &RunArgs) -> Result<Vec<String>, String> {
+fn try_reload(reloader: &Reloader, args: &RunArgs, confinement: &Confinement) -> Result<Vec<String>, String> {
     let Loaded { config, warnings } = config::load(args).map_err(|faults| faults.to_string())?;
+    confinement.admits(&config).map_err(|outside| outside.to_string())?;
     let notes = reloader.reload(&config).map_err(|error| error.to_string())?;
     Ok(warnings.into_iter().chain(notes).collect())
 }

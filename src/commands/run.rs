@@ -8,14 +8,19 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, exit, notify::Manager, reload};
+use super::{
+    Failure, exit,
+    notify::Manager,
+    reload,
+    start::{self, Prepared},
+};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
-    server::{Served, Server, StartError, Stop},
+    server::{Inherited, Served, Server, StartError, Stop},
     telemetry,
     web::Web,
 };
@@ -28,12 +33,15 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     let live = is_live(args.live, &config)?;
     let on_terminal = io::stderr().is_terminal();
     let log = if live && on_terminal { beside_the_view(&config.log) } else { config.log.clone() };
+    // Before the log, which has a thread of its own.
+    let prepared = start::prepare(args, &config)?;
     let guard = telemetry::start(&log, verbosity.level(), on_terminal)?;
     for warning in warnings.iter().chain(&same_host_warnings(&config)) {
         tracing::warn!("{warning}");
     }
+    prepared.announce();
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(args, &config, live));
+    let done = runtime.block_on(serve(args, &config, live, prepared));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -91,16 +99,17 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared) -> Result<(), Failure> {
+    let Prepared { mut sockets, confinement, .. } = prepared;
     let stop = Stop::default();
     watch_signals(stop.clone())?;
-    let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
-    let (server, store) = open_beside(config, live, stop.clone(), &web)?;
+    let web = Web::bind(config, &mut sockets).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+    let (server, store) = open_beside(config, live, stop.clone(), &web, &mut sockets)?;
     if args.anomalies.exit_on_anomaly {
         tokio::spawn(stop_at_anomaly(store.clone(), stop.clone()));
     }
     let manager = Manager::of_process(server.reloader(), stop);
-    reload::watch(server.reloader(), args.clone(), manager.clone())?;
+    reload::watch(server.reloader(), args.clone(), manager.clone(), confinement)?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);
@@ -142,14 +151,14 @@ fn odd(noticed: &Noticed) -> Failure {
 
 /// Opens the store and binds the listeners.
 pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, Store), Failure> {
-    open_beside(config, live, stop, &Web::default())
+    open_beside(config, live, stop, &Web::default(), &mut Inherited::default())
 }
 
-fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web) -> Result<(Server, Store), Failure> {
+fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web, sockets: &mut Inherited) -> Result<(Server, Store), Failure> {
     let live = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
     let beside = Beside { live, counts: web.counts(), broadcast: web.broadcast() };
     let store = Store::open_beside(config.transcript.as_ref(), beside).map_err(|error| Failure::new(exit::IO, error))?;
-    let server = Server::bind(config, store.clone(), stop)?;
+    let server = Server::bind(config, store.clone(), stop, sockets)?;
     Ok((server, store))
 }
 

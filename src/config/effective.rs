@@ -11,14 +11,15 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
-    Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Process,
+    Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    process::ProcessSection,
     values::{Period, Size, WaitLimit},
 };
 
@@ -58,6 +59,7 @@ fn to_file(config: &Config) -> File {
         log: log_section(&config.log),
         metrics: config.metrics.as_ref().map(metrics_section).unwrap_or_default(),
         web: config.page.as_ref().map(web_section).unwrap_or_default(),
+        process: process_section(&config.process),
     }
 }
 
@@ -233,6 +235,15 @@ fn log_section(log: &Log) -> LogSection {
 
 fn metrics_section(endpoint: &MetricsEndpoint) -> MetricsSection {
     MetricsSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_from: Some(allowed(&endpoint.allow_from)) }
+}
+
+fn process_section(process: &Process) -> ProcessSection {
+    ProcessSection {
+        user: process.user.clone().map(unplaced),
+        group: process.group.clone().map(unplaced),
+        sandbox: Some(process.sandbox),
+        core_dumps: Some(process.core_dumps),
+    }
 }
 
 fn web_section(endpoint: &PageEndpoint) -> WebSection {

@@ -16,6 +16,7 @@ use super::{
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{ListenAddress, Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
+    process::ProcessSection,
     rule::RuleSection,
     values::{Period, Size, WaitLimit},
 };
@@ -58,6 +59,9 @@ pub(super) struct File {
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: TimeoutsSection,
+    /// Who the process is, and what it may touch.
+    #[serde(default)]
+    pub(super) process: ProcessSection,
     /// The operational log.
     #[serde(default)]
     pub(super) log: LogSection,

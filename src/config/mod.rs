@@ -7,6 +7,7 @@ mod fault;
 mod file;
 mod http;
 mod message_size;
+mod process;
 mod provision;
 mod reading;
 mod resolve;
@@ -31,6 +32,7 @@ pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
 pub use message_size::MessageSize;
+pub use process::{Process, SandboxPolicy};
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
 pub use rule::{CommandWord, Pattern, ReplyShape, Rule, RuleAction, Shield, SizeBound, When};
@@ -61,6 +63,8 @@ pub struct Config {
     pub metrics: Option<MetricsEndpoint>,
     /// Where the live page is served.
     pub page: Option<PageEndpoint>,
+    /// Who the process is, and what it may touch.
+    pub process: Process,
     /// A file for the secrets of TLS connections, for decrypting captures. On the command line only.
     pub keylog: Option<PathBuf>,
 }
