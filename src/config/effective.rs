@@ -20,6 +20,7 @@ use super::{
     },
     http::{MetricsSection, WebSection},
     process::ProcessSection,
+    rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
 
@@ -70,7 +71,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
-    for Listener { upstream, .. } in listeners {
+    for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
         if !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
@@ -81,13 +82,17 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
-        upstream: Some(unplaced(listener.upstream.name.clone())),
+        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
+}
+
+fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
+    if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {

@@ -93,7 +93,7 @@ impl Places {
             tls.chains.iter().chain(&tls.mint).for_each(|pair| self.pair(pair));
             tls.client_ca.iter().for_each(|file| self.read_file(file));
         }
-        self.upstream(&listener.upstream);
+        listener.upstreams.iter().for_each(|upstream| self.upstream(upstream));
     }
 
     fn upstream(&mut self, upstream: &Upstream) {
