@@ -3,7 +3,7 @@
 use super::{Failure, exit};
 use crate::{
     cli::RunArgs,
-    config::Config,
+    config::{self, Config},
     confine::{ConfineError, Confinement, IdentityError, confine},
     server::{InheritError, Inherited, Server},
     web::{BindError, Web},
@@ -17,9 +17,15 @@ pub(super) struct Prepared {
     unwanted: Vec<String>,
 }
 
+/// Takes what was handed over, and tells the configuration of it. To be called once, before there is a second thread.
+pub(super) fn inherit() -> Result<Inherited, Failure> {
+    let sockets = Inherited::from_environment()?;
+    config::handed_over(sockets.known());
+    Ok(sockets)
+}
+
 /// To be called before there is a second thread.
-pub(super) fn prepare(args: &RunArgs, config: &Config) -> Result<Prepared, Failure> {
-    let mut sockets = Inherited::from_environment()?;
+pub(super) fn prepare(args: &RunArgs, config: &Config, mut sockets: Inherited) -> Result<Prepared, Failure> {
     Server::reserve(config, &mut sockets)?;
     Web::reserve(config, &mut sockets)?;
     let unwanted = sockets.dismiss();

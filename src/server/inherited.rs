@@ -11,6 +11,8 @@ use std::{
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::config::HandedOver;
+
 /// Bound and listening sockets, each under a name, each taken once. What is left is closed with it.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<Entry>);
@@ -89,6 +91,12 @@ impl Inherited {
             }
         }
         Ok(inherited)
+    }
+
+    /// Those that were not taken, as the configuration has to know them.
+    pub fn known(&self) -> Vec<HandedOver> {
+        let address = |place: &Local| if let Local::Tcp(address) = place { Some(*address) } else { None };
+        self.0.iter().map(|entry| HandedOver { name: entry.name.clone(), address: address(&entry.place) }).collect()
     }
 
     /// Takes a listening socket in, under `name`.
