@@ -117,7 +117,8 @@ async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared) 
         introduce(&server, config);
     }
     if !on_terminal || config.log.file.is_some() {
-        announce(&server, config);
+        server.served().for_each(|served| announce(&served));
+        tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
     let serving = web.serve(config, &server.reloader());
@@ -197,12 +198,10 @@ pub(super) fn report(loss: Loss) {
 }
 
 /// Says in the log what a terminal is told by [`introduce`].
-fn announce(server: &Server, config: &Config) {
-    for Served { address, tls, ways } in server.served() {
-        let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
-        tracing::info!(upstream = names, tls = protection(tls), "listening on {address}");
-    }
-    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+pub(super) fn announce(served: &Served) {
+    let Served { address, tls, ways } = served;
+    let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+    tracing::info!(upstream = names, tls = protection(*tls), "listening on {address}");
 }
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.
@@ -327,6 +326,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command},
+        net::Endpoint,
         record::schema,
     };
 
@@ -378,7 +378,7 @@ mod tests {
     fn the_introduction_says_what_to_do_next() {
         let upstream = Upstream::at(&"pop3s://pop.example.net".parse().unwrap());
         let report = Report {
-            address: "192.0.2.1:995".parse().unwrap(),
+            address: Endpoint::Address("192.0.2.1:995".parse().unwrap()),
             tls: None,
             days_left: Some(61),
             greeting: "+OK".to_owned(),

@@ -85,6 +85,7 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
+        proxy_from: some_networks(&listener.proxy_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
@@ -232,6 +233,8 @@ fn timeouts_section(timeouts: &Timeouts) -> TimeoutsSection {
         half_closed: Some(Period(timeouts.half_closed)),
         reply: Some(Period(timeouts.reply)),
         drain: Some(Period(timeouts.drain)),
+        rest: Some(Period(timeouts.rest)),
+        longest_rest: Some(unplaced(Period(timeouts.longest_rest))),
     }
 }
 

@@ -86,6 +86,9 @@ pub struct Listener {
     pub allow_from: AllowFrom,
     /// Who may not all the same; loopback clients too.
     pub deny_from: Vec<IpNet>,
+    /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
+    /// `deny_from` are about the clients that they announce.
+    pub proxy_from: Vec<IpNet>,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.
@@ -127,6 +130,8 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path of a Unix socket, in place of host and port.
+    pub socket: Option<PathBuf>,
     /// How the hop is protected.
     pub tls: TlsMode,
     /// PEM file with the certificates to trust instead of the system's roots.
@@ -367,6 +372,10 @@ pub struct Timeouts {
     pub reply: Duration,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub drain: Duration,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub rest: Duration,
+    /// The longest that becomes.
+    pub longest_rest: Duration,
 }
 
 /// The operational log.
@@ -435,6 +444,7 @@ impl Upstream {
             name: url.to_string(),
             host: url.host.clone(),
             port: url.port,
+            socket: url.socket.clone(),
             tls: url.tls,
             ca_file: None,
             crl_file: None,
@@ -451,6 +461,6 @@ impl Upstream {
     /// Its URL in one form, the port left out where it is the scheme's own.
     #[must_use]
     pub fn url(&self) -> UpstreamUrl {
-        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port }
+        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port, socket: self.socket.clone() }
     }
 }

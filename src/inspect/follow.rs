@@ -210,6 +210,11 @@ impl Session {
     fn learn(&mut self, record: &Record) {
         match &record.body {
             Body::Opened(opened) => self.opened = Some((record.time.clone(), opened.clone())),
+            Body::Reached(reached) => {
+                if let Some((_, opened)) = &mut self.opened {
+                    opened.upstream.clone_from(&reached.upstream);
+                }
+            }
             Body::Tls(tls) if tls.hop == Hop::Client => self.client_tls = Some(tls.version.clone()),
             Body::Tls(tls) => self.upstream_tls = Some(tls.version.clone()),
             Body::Command(command) if !self.logged_in => {
@@ -228,7 +233,14 @@ impl Session {
 
     fn facts<'a>(&'a self, id: &'a str) -> Facts<'a> {
         let unknown = const {
-            &Opened { client: String::new(), listener: String::new(), upstream: String::new(), credentials_revealed: false }
+            &Opened {
+                client: String::new(),
+                listener: String::new(),
+                upstream: String::new(),
+                proxied_by: None,
+                announced: None,
+                credentials_revealed: false,
+            }
         };
         let (time, opened) = self.opened.as_ref().map_or(("", unknown), |(time, opened)| (time.as_str(), opened));
         let mut facts = Facts::of_opened(id, time, opened);

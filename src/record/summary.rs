@@ -30,6 +30,8 @@ pub(super) struct Tally {
     user_refused: bool,
     /// The server's greeting was `-ERR`.
     turned_away: bool,
+    /// … or `+OK`.
+    greeted: bool,
     quit: Option<Status>,
     /// Microseconds from the opening to the last event.
     last_us: u64,
@@ -57,6 +59,7 @@ impl Tally {
             client: opened.client.clone(),
             listener: opened.listener.clone(),
             upstream: opened.upstream.clone(),
+            proxied_by: opened.proxied_by.clone(),
             credentials_revealed: opened.credentials_revealed,
             ..Summary::default()
         };
@@ -83,6 +86,16 @@ impl Tally {
 
     pub(super) fn greeting(&mut self, status: Option<Status>) {
         self.turned_away = status == Some(Status::Err);
+        self.greeted = status == Some(Status::Ok);
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Another upstream serves the session.
+    pub(super) fn reached(&mut self, upstream: &str) {
+        upstream.clone_into(&mut self.totals.upstream);
     }
 
     /// Logins that the server refused so far.
@@ -235,6 +248,8 @@ impl Tally {
             "client-tls" | "timeout-client-handshake" => because("TLS with the client failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
+            "not-a-proxy" => because("client turned away: only proxies may connect here, and its address is none of theirs"),
+            "proxy-header" | "timeout-proxy-header" => because("closed: the proxy did not announce its client"),
             "denied" => because("client turned away: its address is denied"),
             "client-blocked" => because("client turned away: too many failed logins from its address"),
             "user-blocked" => because("client turned away: too many failed logins of this user"),
