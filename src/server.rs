@@ -28,6 +28,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use socket2::Socket;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -214,8 +215,9 @@ impl Server {
     /// # Errors
     /// [`StartError::Bind`].
     pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
-        config.listeners.iter().try_for_each(|Listener { address, .. }| {
-            sockets.reserve(*address, listen).map_err(|source| StartError::Bind { address: *address, source })
+        config.listeners.iter().try_for_each(|listener| {
+            let reserved = sockets.reserve(listener.address, |_| open(listener));
+            reserved.map_err(|source| StartError::Bind { address: listener.address, source })
         })
     }
 
@@ -373,13 +375,18 @@ fn bind(
     sockets: &mut Inherited,
 ) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = sockets.take_at(listener.address).map_or_else(|| listen(listener.address), Ok);
+    let socket = sockets.take_at(listener.address).map_or_else(|| open(listener), Ok);
     let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
     let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let (address, unwanted) = (terms.address, CancellationToken::new());
     let route = Route { address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms), unwanted };
     Ok((Arc::new(socket), Arc::new(route)))
+}
+
+/// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
+fn open(listener: &Listener) -> io::Result<Socket> {
+    listen(listener.address)
 }
 
 /// Reads what TLS takes on both hops.

@@ -74,9 +74,9 @@ async fn reload(reloader: &Reloader, args: &RunArgs, confinement: &Arc<Confineme
 
 fn try_reload(reloader: &Reloader, args: &RunArgs, confinement: &Confinement) -> Result<Reloaded, String> {
     let Loaded { config, warnings } = config::load(args).map_err(|faults| faults.to_string())?;
-    confinement.admits(&config).map_err(|outside| outside.to_string())?;
+    let waits = confinement.admits(&config).map_err(|outside| outside.to_string())?;
     let reloaded = reloader.reload(&config).map_err(|error| error.to_string())?;
-    Ok(Reloaded { notes: warnings.into_iter().chain(reloaded.notes).collect(), ..reloaded })
+    Ok(Reloaded { notes: warnings.into_iter().chain(waits).chain(reloaded.notes).collect(), ..reloaded })
 }
 
 fn warn_of_expiry(reloader: &Reloader) {

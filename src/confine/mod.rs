@@ -12,7 +12,7 @@ use rustix::{
     thread::{CapabilitySet, set_no_new_privs},
 };
 
-use crate::config::Config;
+use crate::config::{Config, Process};
 
 pub use identity::IdentityError;
 pub use sandbox::{Outside, SandboxError};
@@ -22,6 +22,7 @@ use sandbox::{Enforced, Places};
 /// What holds for the process from now on.
 #[derive(Debug)]
 pub struct Confinement {
+    process: Process,
     user: Option<String>,
     sandbox: Enforced,
 }
@@ -53,7 +54,7 @@ pub fn confine(config: &Config, file: Option<PathBuf>) -> Result<Confinement, Co
     // Nothing that is started from here gets more rights than poptap has. What an old kernel does not know, it does not enforce.
     let _ = set_no_new_privs(true);
     let sandbox = sandbox::enforce(process.sandbox, Places::of(config, file))?;
-    Ok(Confinement { user, sandbox })
+    Ok(Confinement { process: process.clone(), user, sandbox })
 }
 
 impl Confinement {
@@ -67,13 +68,15 @@ impl Confinement {
         self.sandbox.announce();
     }
 
-    /// Whether a reload could use the files that `config` names, and all that is to be said of it.
+    /// Whether a reload can use the files that `config` names; and what of it has to wait for a restart, in a sentence.
     ///
     /// # Errors
     ///
     /// [`Outside`], with the first file that is out of reach.
-    pub fn admits(&self, config: &Config) -> Result<(), Outside> {
-        self.sandbox.admits(&Places::of(config, None))
+    pub fn admits(&self, config: &Config) -> Result<Option<String>, Outside> {
+        self.sandbox.admits(&Places::of(config, None))?;
+        let waits = config.process != self.process;
+        Ok(waits.then(|| "what `[process]` says holds from the start: the changes wait for a restart".to_owned()))
     }
 }
 
