@@ -20,13 +20,14 @@ use tempfile::TempDir;
 use crate::support::outside::{Client, PATIENCE, Poptap, Server, command, converse, run};
 
 /// A service manager's socket, and what has come out of it.
-struct Manager(UnixDatagram);
+struct Manager(UnixDatagram, TempDir);
 
 impl Manager {
-    fn within(folder: &Path) -> Self {
-        let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
+    fn new() -> Self {
+        let folder = folder();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(socket)
+        Self(socket, folder)
     }
 
     fn hears(&self) -> String {
@@ -60,10 +61,10 @@ fn poptap(folder: &Path) -> Command {
 
 fn managed(configuration: &str, variables: &[(&str, &str)]) -> (Server, Poptap, Manager) {
     let (server, folder) = (Server::times(9, converse), folder());
-    let manager = Manager::within(folder.path());
+    let manager = Manager::new();
     let mut command = poptap(folder.path());
     command.args(["--listen", "127.0.0.1:0", "--upstream", &server.url("pop3")]);
-    command.env("NOTIFY_SOCKET", folder.path().join("notify")).envs(variables.iter().copied());
+    command.env("NOTIFY_SOCKET", manager.1.path().join("notify")).envs(variables.iter().copied());
     (server, Poptap::launch_by(folder, configuration, command), manager)
 }
 
@@ -88,7 +89,8 @@ fn the_manager_hears_of_readiness_reloads_sessions_and_the_end() {
     assert_eq!(manager.hears_of("STOPPING=1"), "STOPPING=1\n");
     let draining = manager.hears_of("STATUS=");
     assert!(draining.contains("EXTEND_TIMEOUT_USEC=") && draining.contains("STATUS=draining: 1 session left"), "{draining}");
-    assert_eq!(client.ask("QUIT"), "+OK\r\n");
+    client.say(b"QUIT\r\n");
+    assert_eq!(client.rest(), "+OK\r\n");
     assert!(poptap.wait().status.success());
 }
 
