@@ -38,12 +38,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::bind_hint;
+use socket::{bind_hint, listen_with};
 use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -100,6 +100,8 @@ struct Route {
     address: SocketAddr,
     /// The address that was asked for.
     asked_for: SocketAddr,
+    /// How the socket was made.
+    socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
     terms: ArcSwap<Terms>,
     /// Cancelled when a reload has taken the listener away.
@@ -379,20 +381,25 @@ fn bind(
     let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
     let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
-    let (address, unwanted) = (terms.address, CancellationToken::new());
-    let route = Route { address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms), unwanted };
+    let route = Route {
+        address: terms.address,
+        asked_for: listener.address,
+        socket: listener.socket.clone(),
+        terms: ArcSwap::from_pointee(terms),
+        unwanted: CancellationToken::new(),
+    };
     Ok((Arc::new(socket), Arc::new(route)))
 }
 
 /// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
 fn open(listener: &Listener) -> io::Result<Socket> {
-    listen(listener.address)
+    listen_with(listener.address, &listener.socket)
 }
 
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
-    let ways = ways.to_each(&listener.upstreams)?;
+    let ways = ways.reach_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);

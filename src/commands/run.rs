@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     Failure, exit,
     notify::Manager,
-    reload,
+    reload, reopen,
     start::{self, Prepared},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
     server::{Inherited, Served, Server, StartError, Stop},
-    telemetry,
+    telemetry::{self, LogFile},
     web::Web,
 };
 
@@ -42,7 +42,7 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     }
     prepared.announce();
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(args, &config, live, prepared));
+    let done = runtime.block_on(serve(args, &config, live, prepared, guard.file()));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -101,7 +101,7 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared, log: Option<LogFile>) -> Result<(), Failure> {
     let Prepared { mut sockets, confinement, .. } = prepared;
     let stop = Stop::default();
     watch_signals(stop.clone())?;
@@ -112,6 +112,7 @@ async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared) 
     }
     let manager = Manager::of_process(server.reloader(), stop);
     reload::watch(server.reloader(), args.clone(), manager.clone(), confinement)?;
+    reopen::watch(server.reloader(), log)?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);
