@@ -4,6 +4,7 @@ mod certs;
 mod demo;
 mod diff;
 mod export;
+mod notify;
 mod pager;
 mod probe;
 mod reload;
@@ -12,6 +13,7 @@ mod replay;
 mod rules;
 mod run;
 mod sessions;
+mod start;
 mod sums;
 
 use std::{

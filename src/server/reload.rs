@@ -7,7 +7,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Way, Ways, bind, distinct, terms};
+use super::{Common, Expiry, Inherited, Reloader, Route, Served, StartError, Terms, Way, Ways, bind, distinct, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -59,7 +59,7 @@ impl Reloader {
         let mut notes: Vec<_> = unchanged(&house.fixed, &config.limits).collect();
         for listener in &config.listeners {
             let Some(at) = left.iter().position(|route| route.asked_for == listener.address) else {
-                let (socket, route) = bind(listener, &common, &mut ways, house)?;
+                let (socket, route) = bind(listener, &common, &mut ways, house, &mut Inherited::default())?;
                 fit(&route.terms.load())?;
                 wanted.push(Arc::clone(&route));
                 added.push((socket, route));
@@ -109,6 +109,18 @@ impl Reloader {
         } else {
             None
         }
+    }
+
+    /// Listeners on which clients are accepted.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.house.routes().len()
+    }
+
+    /// Sessions at this moment.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.house.fixed.connections.saturating_sub(self.house.permits.available_permits())
     }
 
     /// The way to each upstream, once.
