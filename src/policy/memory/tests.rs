@@ -10,6 +10,7 @@ use platter::{CRASHES, Crash, Op, Platter};
 mod crashes;
 mod model;
 mod platter;
+mod sharing;
 
 /// A day in 2026.
 const TODAY: u64 = 20_700;
