@@ -1,10 +1,10 @@
 //! One client's life, from top to bottom.
 
+mod announced;
 mod closing;
 mod secure;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     task::Poll,
 };
@@ -19,10 +19,11 @@ use crate::{
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{House, Refusal, Terms, Way, canonical},
+    server::{Caller, House, Refusal, Terms, Way, canonical},
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
+pub(crate) use announced::announced;
 use closing::{
     close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
     strict_line, ungreeted,
@@ -32,8 +33,8 @@ use secure::{Mode, secure};
 /// Carries one client to its server and back.
 ///
 /// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
-pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, house: &House, visit: Visit) {
-    let Some(mut session) = Box::pin(begin(client, address, terms, house, visit)).await else { return };
+pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: &House, visit: Visit) {
+    let Some(mut session) = Box::pin(begin(client, caller, terms, house, visit)).await else { return };
     let mut outcome = session.relay().await;
     if matches!(outcome, Some(Outcome::StartTls)) {
         let Some(secured) = Box::pin(session.start_tls()).await else { return };
@@ -44,16 +45,17 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 }
 
 /// Up to the point where octets can be relayed; `None` where there is no session.
-async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
+async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
-    let mut recorder = open(address, terms, house);
-    tracing::info!(session = recorder.id(), client = %address, upstream = terms.first_choice(), "session opened");
+    let mut recorder = open(&caller, terms, house);
+    let caller = caller.settled();
+    tracing::info!(session = recorder.id(), client = %caller.address, proxy = caller.proxy.map(tracing::field::display), upstream = terms.first_choice(), "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
-            Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)), visit },
+            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit },
             Err(closed) => return close_unsecured(*recorder, closed),
         },
-        _ => Client { stream: client, address, tls: None, visit },
+        _ => Client { stream: client, caller, tls: None, visit },
     };
     let reached = tokio::select! {
         reached = reach(&client, terms) => reached,
@@ -69,7 +71,7 @@ async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house:
 /// The client's hop.
 struct Client {
     stream: Stream,
-    address: SocketAddr,
+    caller: Caller,
     tls: Option<Box<schema::Tls>>,
     /// Counts the session for as long as it lasts; the filter tells it of logins.
     visit: Arc<Mutex<Visit>>,
@@ -83,8 +85,9 @@ async fn reach(client: &Client, terms: &Terms) -> Result<(Arc<Way>, Connected), 
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
     // Where all interfaces are listened on, the address that the client chose is the one that tells something.
-    let listener = client.stream.local_addr().map_or(terms.address, canonical);
-    let origin = Origin { client: client.address, listener, tls: client.tls.as_deref().cloned() };
+    let reached = client.caller.destination.or_else(|| client.stream.local_addr().ok());
+    let listener = reached.map_or(terms.address, canonical);
+    let origin = Origin { client: client.caller.address, listener, tls: client.tls.as_deref().cloned() };
     way.connector.connect(&origin).await
 }
 
@@ -96,24 +99,28 @@ async fn reset(client: &Stream) {
 }
 
 /// Turns a client away with one line.
-pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, house: &House, refusal: Refusal) {
+pub(crate) async fn refuse(client: Stream, caller: &Caller, terms: &Terms, house: &House, refusal: Refusal) {
     let (line, detail) = match refusal {
         Refusal::NotAllowed | Refusal::Denied => ("-ERR [SYS/PERM] your address is not allowed here\r\n", None),
+        // It may be anybody, and a proxy would not understand a line.
+        Refusal::NotAProxy => ("", None),
         Refusal::NotAdmitted(denied) => (denied.client_line(), Some(denied.detail())),
         Refusal::TooMany => ("-ERR [SYS/TEMP] too many connections, try again later\r\n", None),
         Refusal::NoTranscript => ("-ERR [SYS/TEMP] the transcript cannot be written, try again later\r\n", None),
     };
-    let recorder = open(address, terms, house);
+    let recorder = open(caller, terms, house);
     // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
     last_words(client, if terms.tls == TlsMode::Implicit { "" } else { line }).await;
     close(*recorder, schema::Closed { detail, ..ended("poptap", refusal.reason()) });
 }
 
-fn open(address: SocketAddr, terms: &Terms, house: &House) -> Box<Recorder> {
+fn open(caller: &Caller, terms: &Terms, house: &House) -> Box<Recorder> {
     let mut recorder = Box::new(house.store.recorder(schema::Opened {
-        client: address.to_string(),
+        client: caller.address.to_string(),
         listener: terms.address.to_string(),
         upstream: terms.first_choice().to_owned(),
+        proxied_by: caller.proxy.map(|proxy| proxy.to_string()),
+        announced: caller.said.clone(),
         credentials_revealed: false,
     }));
     recorder.watch(&terms.anomalies);
@@ -251,8 +258,12 @@ impl<'a> Session<'a> {
 
 /// What decides in a session from here on.
 fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Settings) -> Policy {
-    let facts =
-        Facts { client: client.address.ip(), listener: terms.asked_for, upstream: &upstream.name, tls: client.tls.is_some() };
+    let facts = Facts {
+        client: client.caller.address.ip(),
+        listener: terms.asked_for,
+        upstream: &upstream.name,
+        tls: client.tls.is_some(),
+    };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
@@ -312,7 +323,7 @@ mod tests {
     use super::*;
 
     /// Of the future that a call of `function` makes.
-    fn size<F>(_function: impl FnOnce(Stream, SocketAddr, &'static Terms, &'static House, Visit) -> F) -> usize {
+    fn size<F>(_function: impl FnOnce(Stream, Caller, &'static Terms, &'static House, Visit) -> F) -> usize {
         size_of::<F>()
     }
 

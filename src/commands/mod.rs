@@ -14,6 +14,7 @@ mod run;
 mod sessions;
 mod start;
 mod sums;
+mod upgrade;
 
 use std::{
     fmt,

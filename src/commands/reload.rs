@@ -8,12 +8,12 @@ use tokio::{
     time::{MissedTickBehavior, interval_at},
 };
 
-use super::{Failure, exit, notify::Manager};
+use super::{Failure, exit, notify::Manager, run::announce};
 use crate::{
     cli::RunArgs,
     config::{self, Loaded},
     confine::Confinement,
-    server::Reloader,
+    server::{Reloaded, Reloader},
     tls::Expiry,
 };
 
@@ -34,6 +34,9 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager, confine
         loop {
             tokio::select! {
                 signal = hangup.recv() => match signal {
+                    Some(()) if reloader.is_draining() => {
+                        tracing::warn!("SIGHUP is ignored: this process accepts no more clients, and lets its sessions finish");
+                    }
                     Some(()) => {
                         manager.reloading().await;
                         let done = reload(&reloader, &args, &confinement).await;
@@ -53,9 +56,13 @@ async fn reload(reloader: &Reloader, args: &RunArgs, confinement: &Arc<Confineme
     let (working, args, confinement) = (reloader.clone(), args.clone(), Arc::clone(confinement));
     let done = tokio::task::spawn_blocking(move || try_reload(&working, &args, &confinement)).await;
     match done.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(notes) => {
+        Ok(Reloaded { opened, closed, notes }) => {
             for note in notes {
                 tracing::warn!("{note}");
+            }
+            opened.iter().for_each(announce);
+            for address in closed {
+                tracing::info!("no longer listening on {address}; its sessions go on");
             }
             tracing::info!("reloaded: new sessions use the configuration as it is now");
             warn_of_expiry(reloader);
@@ -68,11 +75,11 @@ async fn reload(reloader: &Reloader, args: &RunArgs, confinement: &Arc<Confineme
     }
 }
 
-fn try_reload(reloader: &Reloader, args: &RunArgs, confinement: &Confinement) -> Result<Vec<String>, String> {
+fn try_reload(reloader: &Reloader, args: &RunArgs, confinement: &Confinement) -> Result<Reloaded, String> {
     let Loaded { config, warnings } = config::load(args).map_err(|faults| faults.to_string())?;
     confinement.admits(&config).map_err(|outside| outside.to_string())?;
-    let notes = reloader.reload(&config).map_err(|error| error.to_string())?;
-    Ok(warnings.into_iter().chain(notes).collect())
+    let reloaded = reloader.reload(&config).map_err(|error| error.to_string())?;
+    Ok(Reloaded { notes: warnings.into_iter().chain(reloaded.notes).collect(), ..reloaded })
 }
 
 fn warn_of_expiry(reloader: &Reloader) {

@@ -5,7 +5,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     confine::{ConfineError, Confinement, IdentityError, confine},
-    server::{InheritError, Inherited, Server},
+    server::{InheritError, Inherited, Server, Succession, SuccessionError},
     web::{BindError, Web},
 };
 
@@ -18,8 +18,11 @@ pub(super) struct Prepared {
 }
 
 /// To be called before there is a second thread.
-pub(super) fn prepare(args: &RunArgs, config: &Config) -> Result<Prepared, Failure> {
+pub(super) fn prepare(args: &RunArgs, config: &Config, succession: Option<&Succession>) -> Result<Prepared, Failure> {
     let mut sockets = Inherited::from_environment()?;
+    if let Some(succession) = succession {
+        succession.receive(&mut sockets)?;
+    }
     Server::reserve(config, &mut sockets)?;
     Web::reserve(config, &mut sockets)?;
     let unwanted = sockets.dismiss();
@@ -42,6 +45,12 @@ impl Prepared {
 
 impl From<InheritError> for Failure {
     fn from(error: InheritError) -> Self {
+        Self::new(exit::UNAVAILABLE, error)
+    }
+}
+
+impl From<SuccessionError> for Failure {
+    fn from(error: SuccessionError) -> Self {
         Self::new(exit::UNAVAILABLE, error)
     }
 }

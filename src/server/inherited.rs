@@ -13,7 +13,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 /// Bound and listening sockets, each under a name, each taken once. What is left is closed with it.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<Entry>);
+pub struct Inherited(Vec<Entry>, Origin);
+
+/// Whether a process that still runs uses them too.
+type Origin = bool;
 
 #[derive(Debug)]
 struct Entry {
@@ -122,6 +125,17 @@ impl Inherited {
         let place = Local::Tcp(socket.local_addr()?.as_socket().unwrap_or(address));
         self.0.push(Entry { name, place, socket, wanted: true });
         Ok(())
+    }
+
+    /// Says that they come from a process that this one replaces, and that still runs.
+    pub(super) fn share_with_predecessor(&mut self) {
+        self.1 = true;
+    }
+
+    /// Whether they come from a process that still runs, and that this one replaces.
+    #[must_use]
+    pub fn is_shared_with_predecessor(&self) -> bool {
+        self.1
     }
 
     /// Closes what nobody has asked for, and says what that was.
