@@ -4,6 +4,7 @@ mod accept;
 mod admit;
 mod caller;
 mod common;
+pub(crate) mod health;
 mod inherited;
 mod reload;
 mod socket;
@@ -16,7 +17,7 @@ pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
 pub(crate) use upgrade::handed;
 pub use upgrade::{Answer, Handed, Offer, Succession, SuccessionError};
-pub use way::Way;
+pub use way::{Standing, Way};
 
 use std::{
     io,
@@ -40,7 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
 use socket::bind_hint;
-use way::Ways;
+use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
@@ -252,7 +253,7 @@ impl Server {
             adding,
         };
         let common = Common::new(config, &house.memory)?;
-        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let mut ways = Ways::new(&house, Vec::new());
         let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house, sockets));
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
@@ -267,13 +268,8 @@ impl Server {
     /// The way to each upstream, once.
     #[must_use]
     pub fn ways(&self) -> Vec<Arc<Way>> {
-        let mut ways: Vec<Arc<Way>> = Vec::new();
-        for way in self.served().flat_map(|served| served.ways.to_vec()) {
-            if !ways.iter().any(|known| Arc::ptr_eq(known, &way)) {
-                ways.push(way);
-            }
-        }
-        ways
+        let served: Vec<_> = self.served().collect();
+        distinct(served.iter().flat_map(|served| served.ways.iter()))
     }
 
     /// What exchanges listeners and certificates while the server runs.

@@ -2,6 +2,7 @@
 
 mod announced;
 mod closing;
+mod reach;
 mod secure;
 
 use std::{
@@ -13,7 +14,7 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{ProxyProtocol, TlsMode, Upstream},
+    config::{TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
@@ -28,6 +29,7 @@ use closing::{
     close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
     strict_line, ungreeted,
 };
+use reach::{reach, settle};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -58,7 +60,7 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
         _ => Client { stream: client, caller, tls: None, visit },
     };
     let reached = tokio::select! {
-        reached = reach(&client, terms) => reached,
+        reached = reach(&client, terms, &mut recorder) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -75,12 +77,6 @@ struct Client {
     tls: Option<Box<schema::Tls>>,
     /// Counts the session for as long as it lasts; the filter tells it of logins.
     visit: Arc<Mutex<Visit>>,
-}
-
-/// Connects to the first upstream.
-async fn reach(client: &Client, terms: &Terms) -> Result<(Arc<Way>, Connected), ConnectError> {
-    let way = &terms.ways[0];
-    Ok((Arc::clone(way), connect(client, terms, way).await?))
 }
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
@@ -203,7 +199,7 @@ impl<'a> Session<'a> {
             Err(closed) => return finish(tap, closed),
         };
         let settings = settings(&client, terms, &way.upstream);
-        if way.upstream.proxy_protocol == ProxyProtocol::Off {
+        if !way.upstream.proxy_protocol.tells_tls() {
             tap.secured(policy(&client, terms, &way.upstream, settings));
             return Some(Self { client, upstream, way, tap, terms, house });
         }
@@ -235,6 +231,7 @@ impl<'a> Session<'a> {
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, &way.connector));
+        settle(&way, ungreeted.as_ref(), tap.observer().is_greeted());
         let closed = match (&ungreeted, &outcome) {
             _ if objection.is_some() => strict(objection),
             (Some(error), _) => failed(error),

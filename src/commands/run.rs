@@ -359,6 +359,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command},
+        net::Endpoint,
         record::schema,
     };
 
@@ -410,7 +411,7 @@ mod tests {
     fn the_introduction_says_what_to_do_next() {
         let upstream = Upstream::at(&"pop3s://pop.example.net".parse().unwrap());
         let report = Report {
-            address: "192.0.2.1:995".parse().unwrap(),
+            address: Endpoint::Address("192.0.2.1:995".parse().unwrap()),
             tls: None,
             days_left: Some(61),
             greeting: "+OK".to_owned(),

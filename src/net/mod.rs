@@ -9,8 +9,8 @@ mod stream;
 mod upstream;
 
 pub(crate) use announced::{Announcement, read_header};
-pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
+pub use dial::{Attempt, DialError, Network, System, dial, dial_socket, is_own_address};
 pub use error::ConnectError;
 pub use stls::{Step, StlsFault};
 pub use stream::Stream;
-pub use upstream::{Connected, Connector, Origin, Report, TlsConfigError};
+pub use upstream::{Connected, Connector, Endpoint, Origin, Report, TlsConfigError};
