@@ -387,7 +387,8 @@ fn bind(
     let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let (address, unwanted) = (terms.address, CancellationToken::new());
-    let (socket, name) = (Arc::new(socket), listener.address.to_string());
+    let name = listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string());
+    let socket = Arc::new(socket);
     let handle = Arc::downgrade(&socket);
     let terms = ArcSwap::from_pointee(terms);
     let route = Route { address, asked_for: listener.address, name, socket: handle, terms, unwanted };

@@ -53,12 +53,13 @@ impl Origin {
 }
 
 fn run_from(origin: &Origin, args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let sockets = start::inherit(origin.succession.as_ref())?;
     let Loaded { config, warnings } = config::load(args)?;
     let live = is_live(args.live, &config)?;
     let on_terminal = io::stderr().is_terminal();
     let log = if live && on_terminal { beside_the_view(&config.log) } else { config.log.clone() };
     // Before the log, which has a thread of its own.
-    let prepared = start::prepare(args, &config, origin.succession.as_ref())?;
+    let prepared = start::prepare(args, &config, sockets)?;
     let guard = telemetry::start(&log, verbosity.level(), on_terminal)?;
     for warning in warnings.iter().chain(&same_host_warnings(&config)) {
         tracing::warn!("{warning}");

@@ -3,7 +3,7 @@
 use super::{Failure, exit};
 use crate::{
     cli::RunArgs,
-    config::Config,
+    config::{self, Config},
     confine::{ConfineError, Confinement, IdentityError, confine},
     server::{InheritError, Inherited, Server, Succession, SuccessionError},
     web::{BindError, Web},
@@ -17,12 +17,18 @@ pub(super) struct Prepared {
     unwanted: Vec<String>,
 }
 
-/// To be called before there is a second thread.
-pub(super) fn prepare(args: &RunArgs, config: &Config, succession: Option<&Succession>) -> Result<Prepared, Failure> {
+/// Takes what was handed over, and tells the configuration of it. To be called once, before there is a second thread.
+pub(super) fn inherit(succession: Option<&Succession>) -> Result<Inherited, Failure> {
     let mut sockets = Inherited::from_environment()?;
     if let Some(succession) = succession {
         succession.receive(&mut sockets)?;
     }
+    config::handed_over(sockets.known());
+    Ok(sockets)
+}
+
+/// To be called before there is a second thread.
+pub(super) fn prepare(args: &RunArgs, config: &Config, mut sockets: Inherited) -> Result<Prepared, Failure> {
     Server::reserve(config, &mut sockets)?;
     Web::reserve(config, &mut sockets)?;
     let unwanted = sockets.dismiss();

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Process,
-    Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
+    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
@@ -81,7 +81,7 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
-        address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
+        address: Some(unplaced(place(listener))),
         upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
@@ -94,6 +94,12 @@ fn listener_section(listener: &Listener) -> ListenerSection {
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
     if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
+}
+
+fn place(listener: &Listener) -> ListenPlace {
+    let (tls, address) = (listener.tls, listener.address);
+    let handed_over = listener.handed_over.clone().map(|name| ListenPlace::HandedOver { tls, name });
+    handed_over.unwrap_or(ListenPlace::Address(ListenAddress { tls, address }))
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {

@@ -5,7 +5,9 @@ mod anomalies;
 mod effective;
 mod fault;
 mod file;
+mod handed_over;
 mod http;
+mod listen_place;
 mod message_size;
 mod process;
 mod provision;
@@ -30,7 +32,9 @@ pub use anomalies::Anomalies;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
+pub use handed_over::{HandedOver, handed_over};
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
+pub use listen_place::ListenPlace;
 pub use message_size::MessageSize;
 pub use process::{Process, SandboxPolicy};
 pub use provision::provision;
@@ -74,6 +78,8 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
+    /// The name of the socket, where it is handed over: `systemd:NAME`.
+    pub handed_over: Option<String>,
     /// Where its clients are carried to: tried in this order; at least one, each once.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.

@@ -11,6 +11,8 @@ use std::{
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::config::HandedOver;
+
 /// Bound and listening sockets, each under a name, each taken once. What is left is closed with it.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<Entry>, Origin);
@@ -94,6 +96,12 @@ impl Inherited {
         Ok(inherited)
     }
 
+    /// Those that were not taken, as the configuration has to know them.
+    pub fn known(&self) -> Vec<HandedOver> {
+        let address = |place: &Local| if let Local::Tcp(address) = place { Some(*address) } else { None };
+        self.0.iter().map(|entry| HandedOver { name: entry.name.clone(), address: address(&entry.place) }).collect()
+    }
+
     /// Takes a listening socket in, under `name`.
     ///
     /// # Errors
@@ -116,7 +124,20 @@ impl Inherited {
     ///
     /// What `bind` says.
     pub fn reserve(&mut self, address: SocketAddr, bind: impl FnOnce(SocketAddr) -> io::Result<Socket>) -> io::Result<()> {
-        let name = address.to_string();
+        self.reserve_as(address.to_string(), address, bind)
+    }
+
+    /// The same under a name of its own, for [`Inherited::take_as`].
+    ///
+    /// # Errors
+    ///
+    /// What `bind` says.
+    pub fn reserve_as(
+        &mut self,
+        name: String,
+        address: SocketAddr,
+        bind: impl FnOnce(SocketAddr) -> io::Result<Socket>,
+    ) -> io::Result<()> {
         if let Some(entry) = self.free(|entry| entry.name == name || entry.place == Local::Tcp(address)) {
             (entry.name, entry.wanted) = (name, true);
             return Ok(());
@@ -157,8 +178,12 @@ impl Inherited {
 
     /// The first socket with this address for its name, or else bound to it.
     pub fn take_at(&mut self, address: SocketAddr) -> Option<Socket> {
-        let name = address.to_string();
-        self.take_named(&name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
+        self.take_as(&address.to_string(), address)
+    }
+
+    /// The first socket with this name, or else bound to this address.
+    pub fn take_as(&mut self, name: &str, address: SocketAddr) -> Option<Socket> {
+        self.take_named(name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
     }
 
     /// The first socket that is bound to this path.

@@ -42,22 +42,22 @@ pub(super) type Handle = (String, Weak<TcpListener>);
 /// A bound listener.
 pub(super) struct Listener {
     socket: Arc<TcpListener>,
-    asked_for: SocketAddr,
+    name: String,
     address: SocketAddr,
     allow_from: AllowFrom,
 }
 
 impl Listener {
-    /// Takes what is there for this address in `sockets`, or binds it.
-    pub(super) fn bind(address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> io::Result<Self> {
-        let socket = TcpListener::from_std(sockets.take_at(address).map_or_else(|| listen(address), Ok)?.into())?;
-        let (asked_for, address) = (address, socket.local_addr()?);
-        Ok(Self { socket: Arc::new(socket), asked_for, address, allow_from })
+    /// Takes what is there under this name, or for this address, in `sockets`; or binds it.
+    pub(super) fn bind(name: String, address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> io::Result<Self> {
+        let socket = TcpListener::from_std(sockets.take_as(&name, address).map_or_else(|| listen(address), Ok)?.into())?;
+        let address = socket.local_addr()?;
+        Ok(Self { name, socket: Arc::new(socket), address, allow_from })
     }
 
     /// What it is called when it is handed over, and its socket for as long as it is open.
     pub(super) fn handle(&self) -> Handle {
-        (self.asked_for.to_string(), Arc::downgrade(&self.socket))
+        (self.name.clone(), Arc::downgrade(&self.socket))
     }
 
     /// The address that was bound.

@@ -80,7 +80,11 @@ impl Web {
         let metrics = config.metrics.iter().map(|endpoint| (METRICS, endpoint.address));
         let page = config.page.iter().map(|endpoint| (PAGE, endpoint.address));
         metrics.chain(page).try_for_each(|(what, address)| {
-            sockets.reserve(address, listen).map_err(|source| BindError::Address { what, address, source })
+            sockets.reserve_as(name_of(what, address), address, listen).map_err(|source| BindError::Address {
+                what,
+                address,
+                source,
+            })
         })
     }
 
@@ -174,7 +178,16 @@ impl Serving {
 }
 
 fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> Result<Listener, BindError> {
-    Listener::bind(address, allow_from, sockets).map_err(|source| BindError::Address { what, address, source })
+    Listener::bind(name_of(what, address), address, allow_from, sockets).map_err(|source| BindError::Address {
+        what,
+        address,
+        source,
+    })
+}
+
+/// What a socket is called that is handed over: with port 0, it is told by that alone.
+fn name_of(what: &str, address: SocketAddr) -> String {
+    format!("{what} {address}")
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -152,6 +152,41 @@ fn a_socket_that_was_handed_over_is_taken_for_its_address_and_another_one_is_clo
 }
 
 #[test]
+fn sockets_are_named_and_a_reload_finds_them_again() {
+    let (server, folder) = (Server::times(2, converse), folder());
+    let ((first, plain), (second, other)) = (bound(), bound());
+    let mut command = poptap(folder.path());
+    command.args(["--upstream", &server.url("pop3")]);
+    let command = handed_over(&command, "other:pop3", second.into(), Some(first.into()));
+    let listeners = "[[listener]]\naddress = 'systemd:pop3'\n[[listener]]\naddress = 'pop3://systemd:other'\n";
+    let mut poptap = Poptap::launch_by(folder, listeners, command);
+    assert_eq!(poptap.address, plain, "the first listener has the socket that it named");
+    poptap.signal(Signal::HUP);
+    poptap.log_line("reloaded: ");
+    for address in [plain, other] {
+        Client::to(address).log_in();
+    }
+    poptap.stop();
+}
+
+#[test]
+fn a_socket_that_is_missing_and_one_that_everybody_reaches_are_faults() {
+    for (names, listen, said) in [
+        ("pop3", "systemd:pop3s", "no socket named `pop3s` was handed over"),
+        ("pop3", "systemd:pop3", "would let everybody log in without encryption"),
+    ] {
+        let folder = folder();
+        fs::write(folder.path().join("poptap.toml"), "").unwrap();
+        let mut command = poptap(folder.path());
+        command.args(["--listen", listen, "--upstream", "pop3://127.0.0.1:1"]);
+        let everywhere = TcpListener::bind("0.0.0.0:0").unwrap();
+        let output = handed_over(&command, names, everywhere.into(), None).stderr(Stdio::piped()).output().unwrap();
+        let said_of_it = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(78) && said_of_it.contains(said), "{said_of_it}");
+    }
+}
+
+#[test]
 fn a_descriptor_that_does_not_listen_is_refused() {
     let folder = folder();
     fs::write(folder.path().join("poptap.toml"), "").unwrap();

@@ -1,5 +1,6 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
+mod handed_over;
 mod http;
 mod limits;
 mod listener;
