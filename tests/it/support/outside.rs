@@ -205,7 +205,25 @@ impl Poptap {
         Self::launch(folder, configuration, &["--transcript", &store], Stdio::null())
     }
 
+    /// As [`Poptap::start`], but it is this program.
+    pub fn start_program(program: &Path, configuration: &str, arguments: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
+        let arguments = [&["--transcript", store.as_str(), "--listen", "127.0.0.1:0"], arguments].concat();
+        let command = command_of(program, folder.path());
+        Self::launch_command(command, folder, configuration, &arguments, Stdio::null())
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        Self::launch_command(command(folder.path()), folder, configuration, arguments, stdout)
+    }
+
+    fn launch_command(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
         let mut command = command(folder.path());
         command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
         command.stdin(Stdio::null()).stdout(stdout);
@@ -344,7 +362,11 @@ impl Left {
 
 /// The built program, alone with `folder` for its home.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poptap"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_poptap")), folder)
+}
+
+fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder);
     command
 }
