@@ -27,6 +27,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/probe.md",
     "docs/replay.md",
     "docs/transcript.md",
+    "docs/upgrade.md",
     "docs/upstreams.md",
     "docs/web.md",
     "certs/README.md",
