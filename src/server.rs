@@ -40,12 +40,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::bind_hint;
+use socket::{bind_hint, listen_with};
 use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -105,7 +105,9 @@ struct Route {
     /// What its socket is called when it is handed over.
     name: String,
     /// Closed when nobody accepts from it any more.
-    socket: Weak<TcpListener>,
+    handle: Weak<TcpListener>,
+    /// How the socket was made.
+    socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
     terms: ArcSwap<Terms>,
     /// Cancelled when a reload has taken the listener away.
@@ -223,8 +225,9 @@ impl Server {
     /// # Errors
     /// [`StartError::Bind`].
     pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
-        config.listeners.iter().try_for_each(|Listener { address, .. }| {
-            sockets.reserve(*address, listen).map_err(|source| StartError::Bind { address: *address, source })
+        config.listeners.iter().try_for_each(|Listener { address, socket, .. }| {
+            let reserved = sockets.reserve(*address, |address| listen_with(address, socket));
+            reserved.map_err(|source| StartError::Bind { address: *address, source })
         })
     }
 
@@ -382,16 +385,20 @@ fn bind(
     sockets: &mut Inherited,
 ) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = sockets.take_at(listener.address).map_or_else(|| listen(listener.address), Ok);
+    let socket = sockets.take_at(listener.address).map_or_else(|| listen_with(listener.address, &listener.socket), Ok);
     let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
     let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
-    let (address, unwanted) = (terms.address, CancellationToken::new());
-    let name = listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string());
     let socket = Arc::new(socket);
-    let handle = Arc::downgrade(&socket);
-    let terms = ArcSwap::from_pointee(terms);
-    let route = Route { address, asked_for: listener.address, name, socket: handle, terms, unwanted };
+    let route = Route {
+        address: terms.address,
+        asked_for: listener.address,
+        name: listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string()),
+        handle: Arc::downgrade(&socket),
+        socket: listener.socket.clone(),
+        terms: ArcSwap::from_pointee(terms),
+        unwanted: CancellationToken::new(),
+    };
     Ok((socket, Arc::new(route)))
 }
 

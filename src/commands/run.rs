@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     Failure, exit,
     notify::Manager,
-    reload,
+    reload, reopen,
     start::{self, Prepared},
     upgrade::{self, Program, Upgrade},
 };
@@ -22,7 +22,7 @@ use crate::{
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
     server::{Inherited, Served, Server, StartError, Stop, Succession},
-    telemetry,
+    telemetry::{self, LogFile},
     web::Web,
 };
 
@@ -66,7 +66,7 @@ fn run_from(origin: &Origin, args: &RunArgs, verbosity: Verbosity) -> Result<(),
     }
     prepared.announce();
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(origin, args, &config, live, prepared));
+    let done = runtime.block_on(serve(origin, args, &config, live, prepared, guard.file()));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -125,7 +125,14 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(origin: &Origin, args: &RunArgs, config: &Config, live: bool, prepared: Prepared) -> Result<(), Failure> {
+async fn serve(
+    origin: &Origin,
+    args: &RunArgs,
+    config: &Config,
+    live: bool,
+    prepared: Prepared,
+    log: Option<LogFile>,
+) -> Result<(), Failure> {
     let Prepared { mut sockets, confinement, .. } = prepared;
     let stop = Stop::default();
     watch_signals(stop.clone())?;
@@ -137,6 +144,7 @@ async fn serve(origin: &Origin, args: &RunArgs, config: &Config, live: bool, pre
     }
     let manager = Manager::of_process(server.reloader(), stop.clone());
     reload::watch(server.reloader(), args.clone(), manager.clone(), confinement)?;
+    reopen::watch(server.reloader(), log)?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);

@@ -86,6 +86,10 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         proxy_from: some_networks(&listener.proxy_from),
+        backlog: Some(unplaced(listener.socket.backlog)),
+        device: listener.socket.device.clone().map(unplaced),
+        freebind: Some(listener.socket.freebind),
+        v6only: listener.socket.v6only.map(unplaced),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()

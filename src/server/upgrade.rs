@@ -100,7 +100,7 @@ impl Reloader {
     pub fn hand_over(&self) -> Result<Vec<Handed>, MemoryError> {
         self.house.memory.share()?;
         let routes = self.house.routes().clone();
-        Ok(routes.iter().filter_map(|route| handed(&route.name, route.socket.upgrade()?.as_fd())).collect())
+        Ok(routes.iter().filter_map(|route| handed(&route.name, route.handle.upgrade()?.as_fd())).collect())
     }
 }
 

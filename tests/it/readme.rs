@@ -22,6 +22,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/export.md",
     "docs/filters.md",
     "docs/limits.md",
+    "docs/listeners.md",
     "docs/metrics.md",
     "docs/policy.md",
     "docs/probe.md",
@@ -237,10 +238,16 @@ fn the_reasons_of_ends_are_listed() {
     let (_, listed) = page.split_once("Values of `reason`").unwrap();
     let listed = listed.split("##").next().unwrap();
     let reason = Regex::new(r#"(?:ended|closed)\("[a-z]+", "([a-z-]+)"|Refusal::[A-Za-z]+ => \("([a-z-]+)"|(?:Ending|Limit)::[A-Za-z]+ => "([a-z-]+)"|=> "((?:upstream|timeout)-[a-z-]+)""#).unwrap();
-    let sources: String =
-        ["src/session.rs", "src/session/closing.rs", "src/session/secure.rs", "src/net/error.rs", "src/record/recorder.rs"]
-            .map(read)
-            .concat();
+    let sources: String = [
+        "src/session.rs",
+        "src/session/announced.rs",
+        "src/session/closing.rs",
+        "src/session/secure.rs",
+        "src/net/error.rs",
+        "src/record/recorder.rs",
+    ]
+    .map(read)
+    .concat();
     let found: BTreeSet<_> =
         reason.captures_iter(&sources).map(|found| found.iter().skip(1).flatten().next().unwrap().as_str()).collect();
     assert!(found.len() > 15, "{found:?}");

@@ -9,6 +9,7 @@ mod process;
 mod rules;
 mod server_tls;
 mod shield;
+mod socket;
 mod transcript;
 mod trust;
 mod upstream;

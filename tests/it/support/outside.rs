@@ -210,8 +210,8 @@ impl Poptap {
         let folder = TempDir::with_prefix("poptap-it-").unwrap();
         let store = folder.path().join("transcript").to_str().unwrap().to_owned();
         let arguments = [&["--transcript", store.as_str(), "--listen", "127.0.0.1:0"], arguments].concat();
-        let command = command_of(program, folder.path());
-        Self::launch_command(command, folder, configuration, &arguments, Stdio::null())
+        let command = run_in(command_of(program, folder.path()), &folder, &arguments, Stdio::null());
+        Self::launch_by(folder, configuration, command)
     }
 
     /// The number of its process.
@@ -219,19 +219,44 @@ impl Poptap {
         Pid::from_child(&self.child)
     }
 
-    fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        Self::launch_command(command(folder.path()), folder, configuration, arguments, stdout)
+    /// As [`Poptap::as_configured`], and it may have so many descriptors.
+    pub fn with_descriptors(count: usize, configuration: &str) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("ulimit -n {count}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_poptap")]);
+        shell.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder.path());
+        let command = run_in(shell, &folder, &["--transcript", &store], Stdio::null());
+        Self::launch_by(folder, configuration, command)
     }
 
-    fn launch_command(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let mut command = command(folder.path());
-        command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
-        command.stdin(Stdio::null()).stdout(stdout);
+    /// As [`Poptap::start_in`], where its log goes to a file.
+    pub fn logging_to(log: &Path, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
+        let poptap = Self::spawn(folder, configuration, command);
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on ")) {
+            assert!(Instant::now() < deadline, "poptap does not listen");
+            thread::yield_now();
+        }
+        poptap
+    }
+
+    fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
         Self::launch_by(folder, configuration, command)
     }
 
     /// By a command that runs it with `poptap.toml` in `folder`, which is written here.
-    pub fn launch_by(folder: TempDir, configuration: &str, mut command: Command) -> Self {
+    pub fn launch_by(folder: TempDir, configuration: &str, command: Command) -> Self {
+        let mut poptap = Self::spawn(folder, configuration, command);
+        let line = poptap.log_line("listening on ");
+        let (_, rest) = line.split_once("listening on ").unwrap();
+        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
+        poptap
+    }
+
+    fn spawn(folder: TempDir, configuration: &str, mut command: Command) -> Self {
         fs::write(folder.path().join("poptap.toml"), configuration).unwrap();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -239,11 +264,7 @@ impl Poptap {
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let store = folder.path().join("transcript");
-        let mut poptap = Self { address, store, folder, child, lines, log: String::new() };
-        let line = poptap.log_line("listening on ");
-        let (_, rest) = line.split_once("listening on ").unwrap();
-        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
-        poptap
+        Self { address, store, folder, child, lines, log: String::new() }
     }
 
     /// Waits for a line of the log.
@@ -363,6 +384,13 @@ impl Left {
 /// The built program, alone with `folder` for its home.
 pub fn command(folder: &Path) -> Command {
     command_of(Path::new(env!("CARGO_BIN_EXE_poptap")), folder)
+}
+
+/// Completes a command so that it runs poptap with the configuration of this folder.
+fn run_in(mut command: Command, folder: &TempDir, arguments: &[&str], stdout: Stdio) -> Command {
+    command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
+    command.stdin(Stdio::null()).stdout(stdout);
+    command
 }
 
 fn command_of(program: &Path, folder: &Path) -> Command {
