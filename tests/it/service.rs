@@ -278,3 +278,73 @@ fn a_reload_that_needs_files_outside_of_the_sandbox_is_refused_and_within_it_is_
     assert_eq!(poptap.status("CoreDumping"), "0");
     poptap.stop();
 }
+
+fn packaged(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+/// A root with the units and one drop-in, or none.
+fn units(drop_in: Option<&str>) -> TempDir {
+    let root = folder();
+    let units = root.path().join("etc/systemd/system");
+    fs::create_dir_all(units.join("poptap.service.d")).unwrap();
+    for unit in ["poptap.service", "poptap.socket", "poptap-tls.socket"] {
+        // The program has to exist, and this one has not been installed.
+        let text = packaged(&format!("systemd/{unit}")).replace("/usr/bin/poptap", env!("CARGO_BIN_EXE_poptap"));
+        fs::write(units.join(unit), text).unwrap();
+    }
+    if let Some(name) = drop_in {
+        fs::write(units.join("poptap.service.d").join(name), packaged(&format!("systemd/{name}"))).unwrap();
+    }
+    root
+}
+
+/// Needs the Debian package systemd, which tests/run installs.
+#[test]
+fn the_units_are_sound_and_locked_away() {
+    for drop_in in [None, Some("sockets.conf"), Some("transparent.conf")] {
+        let root = units(drop_in);
+        let place = root.path().join("etc/systemd/system");
+        let mut verify = Command::new("systemd-analyze");
+        verify
+            .args(["--man=no", "verify"])
+            .args(["poptap.service", "poptap.socket", "poptap-tls.socket"].map(|unit| place.join(unit)));
+        let output = run(verify.env("SYSTEMD_UNIT_PATH", format!("{}:", place.display())));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let problems: Vec<_> = said.lines().filter(|line| line.contains("poptap")).collect();
+        assert!(problems.is_empty(), "{drop_in:?}: {problems:#?}");
+
+        let mut security = Command::new("systemd-analyze");
+        security.arg(format!("--root={}", root.path().display()));
+        // In tenths: 20 is 2.0.
+        security.args(["--offline=true", "--threshold=20", "--no-pager", "security", "poptap.service"]);
+        let output = run(&mut security);
+        let table = String::from_utf8(output.stdout).unwrap();
+        let last = table.lines().last().unwrap_or_default();
+        assert!(output.status.success(), "{drop_in:?}: {table}");
+        let exposure = last.split_whitespace().find(|word| word.parse::<f32>().is_ok()).unwrap();
+        let told = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/service.md")).unwrap();
+        let name = drop_in.unwrap_or("poptap.service");
+        let row = told.lines().find(|line| line.starts_with('|') && line.contains(name) && line.contains("1.")).unwrap();
+        assert!(row.contains(&format!("| {exposure} |")), "{row}\n{last}");
+    }
+}
+
+/// No container engine is at hand in tests, so this is all that is known of it.
+#[test]
+fn the_container_file_copies_what_exists_and_runs_what_is_understood() {
+    let text = packaged("container/Containerfile");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copies = text.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|copy| !copy.starts_with("--from"));
+    for copy in copies {
+        let (sources, _) = copy.rsplit_once(' ').unwrap();
+        for source in sources.split(' ') {
+            assert!(root.join(source).exists(), "{source}");
+        }
+    }
+    let command = text.lines().find_map(|line| line.strip_prefix("CMD ")).unwrap();
+    let words: Vec<String> = serde_json::from_str(command).unwrap();
+    assert!(<poptap::cli::Cli as clap::Parser>::try_parse_from([vec!["poptap".to_owned()], words].concat()).is_ok());
+    assert!(text.contains("\nUSER poptap\n") && text.contains("\nVOLUME /var/lib/poptap\n"));
+}
