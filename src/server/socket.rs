@@ -67,7 +67,7 @@ mod tests {
             (any(Ipv6Addr::LOCALHOST), None, false),
         ] {
             let listener = listen_with(address, &SocketOptions { v6only, ..SocketOptions::default() }).unwrap();
-            let port = listener.local_addr().unwrap().port();
+            let port = listener.local_addr().unwrap().as_socket().unwrap().port();
             assert_eq!(SockRef::from(&listener).only_v6().unwrap(), !takes_both, "{address} {v6only:?}");
             assert_eq!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(), takes_both, "{address} {v6only:?}");
             assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).is_ok());
@@ -81,7 +81,7 @@ mod tests {
             let refused = listen(address).unwrap_err();
             assert!(bind_hint(&refused).contains("`freebind = true`"), "{refused}");
             let free = SocketOptions { freebind: true, ..SocketOptions::default() };
-            assert_eq!(listen_with(address, &free).unwrap().local_addr().unwrap().ip(), address.ip());
+            assert_eq!(listen_with(address, &free).unwrap().local_addr().unwrap().as_socket().unwrap().ip(), address.ip());
         }
     }
 
@@ -93,7 +93,7 @@ mod tests {
         };
         let listener = by("lo").unwrap();
         assert_eq!(SockRef::from(&listener).device().unwrap().as_deref(), Some(&b"lo"[..]));
-        assert!(TcpStream::connect(listener.local_addr().unwrap()).is_ok());
+        assert!(TcpStream::connect(listener.local_addr().unwrap().as_socket().unwrap()).is_ok());
         let refused = by("no-such-device").unwrap_err();
         assert!(bind_hint(&refused).contains("`ip link`"), "{refused}");
     }
