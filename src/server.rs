@@ -405,7 +405,7 @@ fn bind(
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
-    let ways = ways.to_each(&listener.upstreams)?;
+    let ways = ways.reach_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);

@@ -492,7 +492,7 @@ fn keys_of_example(text: &str) -> BTreeSet<String> {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']).to_owned();
         } else if let Some((key, _)) = line.split_once(" = ")
-            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
+            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_')
         {
             keys.insert(format!("{section}.{key}"));
         }
@@ -612,7 +612,7 @@ fn trust_that_does_not_fit_together_is_refused_with_its_place() {
             "p.toml:3:8: cannot use the certificate in `@a.pem` with the key in `@b.key`: ".to_owned(),
         ),
         ("server_name = 'no name'", "p.toml:3:15: cannot use `no name` as the name of a TLS server".to_owned()),
-        ("proxy_protocol = 'v1'", "p.toml:3:18: unknown value `v1`".to_owned()),
+        ("proxy_protocol = 'v3'", "p.toml:3:18: unknown value `v3`".to_owned()),
     ] {
         let found = pems.faults("pop3s", settings);
         assert!(found.len() == 1 && found[0].starts_with(&said), "{settings}: {found:?}");

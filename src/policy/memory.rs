@@ -228,7 +228,7 @@ impl Memory {
         now: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Result<Self, MemoryError> {
         let memory = Self::assemble(Box::new(Directory::open(directory, Tenure::Shared)?), keep, Box::new(now), LIMITS)?;
-        memory.shared.is_shared.store(true, Ordering::Release);
+        memory.shared.takes_turns.store(true, Ordering::Release);
         Ok(memory)
     }
 
@@ -258,9 +258,9 @@ impl Memory {
         }
         let latest = AtomicU16::new(latest.max(today));
         let file = Mutex::new(Written { log, expired: (today, 0) });
-        let (compacting, is_shared) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (compacting, takes_turns) = (AtomicBool::new(false), AtomicBool::new(false));
         let raised = Mutex::default();
-        let shared = Shared { path, table, file, raised, lifetime, now, latest, limits, compacting, is_shared, dropped };
+        let shared = Shared { path, table, file, raised, lifetime, now, latest, limits, compacting, takes_turns, dropped };
         Ok(Self { shared: Arc::new(shared), compaction: Mutex::default() })
     }
 
@@ -290,14 +290,14 @@ impl Memory {
     pub fn share(&self) -> Result<(), MemoryError> {
         let mut file = self.shared.file();
         file.log.share().map_err(|source| self.shared.cannot("share", source))?;
-        self.shared.is_shared.store(true, Ordering::Release);
+        self.shared.takes_turns.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Whether other processes may use the directory too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.shared.is_shared.load(Ordering::Acquire)
+        self.shared.takes_turns.load(Ordering::Acquire)
     }
 
     /// Learns what other processes have remembered. Blocks, but only while one of them writes, or when there is something new.
@@ -436,7 +436,7 @@ struct Shared {
     limits: Limits,
     compacting: AtomicBool,
     /// Whether other processes may write to the file.
-    is_shared: AtomicBool,
+    takes_turns: AtomicBool,
     dropped: u64,
 }
 

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     mailbox::mailbox,
-    outside::{Client, Left, MESSAGE, PATIENCE, Poptap, SECRET, Server, read_line},
+    outside::{Client, Left, PATIENCE, Poptap, Server, read_line},
 };
 
 /// Replaced so many times.
