@@ -8,19 +8,22 @@ pub(crate) mod health;
 mod inherited;
 mod reload;
 mod socket;
+mod upgrade;
 mod way;
 
 pub(crate) use caller::Caller;
 pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
+pub(crate) use upgrade::handed;
+pub use upgrade::{Answer, Handed, Offer, Succession, SuccessionError};
 pub use way::{Standing, Way};
 
 use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -102,6 +105,10 @@ struct Route {
     address: SocketAddr,
     /// The address that was asked for.
     asked_for: SocketAddr,
+    /// What its socket is called when it is handed over.
+    name: String,
+    /// Closed when nobody accepts from it any more.
+    handle: Weak<TcpListener>,
     /// How the socket was made.
     socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
@@ -157,6 +164,8 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Sessions are closed at once.
     pub close: CancellationToken,
+    /// Another process accepts in place of this one. Cancelled before `drain` is.
+    pub replaced: CancellationToken,
 }
 
 /// Why a server could not start.
@@ -240,7 +249,7 @@ impl Server {
             cut_short: AtomicUsize::new(0),
             key_log,
             admission: Arc::new(Admission::new(config.limits.tracked_addresses)),
-            memory: OpenMemory::default(),
+            memory: OpenMemory::new(sockets.is_shared_with_predecessor()),
             fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
@@ -384,14 +393,17 @@ fn bind(
     let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
     let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
+    let socket = Arc::new(socket);
     let route = Route {
         address: terms.address,
         asked_for: listener.address,
+        name: listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string()),
+        handle: Arc::downgrade(&socket),
         socket: listener.socket.clone(),
         terms: ArcSwap::from_pointee(terms),
         unwanted: CancellationToken::new(),
     };
-    Ok((Arc::new(socket), Arc::new(route)))
+    Ok((socket, Arc::new(route)))
 }
 
 /// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.

@@ -15,6 +15,7 @@ mod run;
 mod sessions;
 mod start;
 mod sums;
+mod upgrade;
 
 use std::{
     fmt,

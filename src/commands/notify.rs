@@ -34,13 +34,17 @@ struct Watched {
     reloader: Reloader,
     stop: Stop,
     reload_failed: AtomicBool,
+    /// Another process speaks to the manager.
+    handed_over: AtomicBool,
 }
 
 impl Manager {
     /// Whoever started this process, if that wants to be told.
     pub(super) fn of_process(reloader: Reloader, stop: Stop) -> Self {
         let is_there = env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty());
-        Self(is_there.then(|| Arc::new(Watched { reloader, stop, reload_failed: AtomicBool::new(false) })))
+        Self(is_there.then(|| {
+            Arc::new(Watched { reloader, stop, reload_failed: AtomicBool::new(false), handed_over: AtomicBool::new(false) })
+        }))
     }
 
     /// Says that clients are accepted, and from then on, for as long as the runtime lives, how that goes.
@@ -65,6 +69,22 @@ impl Manager {
     }
 }
 
+impl Manager {
+    /// Says that another process is the service from now on. This one says no more.
+    pub(super) async fn handed_over(&self, successor: u32) {
+        let Some(watched) = &self.0 else { return };
+        watched.handed_over.store(true, Ordering::SeqCst);
+        watched.tell(move |_| sd_notify::notify(&[NotifyState::MainPid(successor)])).await;
+    }
+
+    /// Says that it is this process after all.
+    pub(super) async fn taken_back(&self) {
+        let Some(watched) = &self.0 else { return };
+        watched.tell(|_| sd_notify::notify(&[NotifyState::MainPid(std::process::id())])).await;
+        watched.handed_over.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A runtime that hangs pings no watchdog: each ping is sent by a task, and after another one was run.
 async fn watch(watched: Arc<Watched>, mut said: String) {
     let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
@@ -76,6 +96,9 @@ async fn watch(watched: Arc<Watched>, mut said: String) {
             _ = looks.tick() => {}
             () = watched.stop.drain.cancelled(), if !draining => {
                 draining = true;
+                if watched.handed_over.load(Ordering::SeqCst) {
+                    return;
+                }
                 watched.tell(|_| sd_notify::notify(&[NotifyState::Stopping])).await;
             }
         }

@@ -34,6 +34,9 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager, confine
         loop {
             tokio::select! {
                 signal = hangup.recv() => match signal {
+                    Some(()) if reloader.is_draining() => {
+                        tracing::warn!("SIGHUP is ignored: this process accepts no more clients, and lets its sessions finish");
+                    }
                     Some(()) => {
                         manager.reloading().await;
                         let done = reload(&reloader, &args, &confinement).await;

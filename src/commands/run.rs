@@ -13,6 +13,7 @@ use super::{
     notify::Manager,
     reload, reopen,
     start::{self, Prepared},
+    upgrade::{self, Program, Upgrade},
 };
 use crate::{
     cli::{Live, RunArgs, Verbosity},
@@ -20,7 +21,7 @@ use crate::{
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
-    server::{Inherited, Served, Server, StartError, Stop},
+    server::{Inherited, Served, Server, StartError, Stop, Succession},
     telemetry::{self, LogFile},
     web::Web,
 };
@@ -29,7 +30,30 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
-    let sockets = start::inherit()?;
+    let origin = Origin::of_process()?;
+    let done = run_from(&origin, args, verbosity);
+    if let (Some(succession), Err(failure)) = (&origin.succession, &done) {
+        succession.failed(&failure.message);
+    }
+    done
+}
+
+/// How the process came to be.
+struct Origin {
+    program: Program,
+    /// There where it replaces another one.
+    succession: Option<Succession>,
+}
+
+impl Origin {
+    fn of_process() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(exit::SOFTWARE, format!("cannot take over from another process: {error}"));
+        Ok(Self { program: Program::of_process(), succession: Succession::of_process().map_err(failed)? })
+    }
+}
+
+fn run_from(origin: &Origin, args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let sockets = start::inherit(origin.succession.as_ref())?;
     let Loaded { config, warnings } = config::load(args)?;
     let live = is_live(args.live, &config)?;
     let on_terminal = io::stderr().is_terminal();
@@ -42,7 +66,7 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
     }
     prepared.announce();
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(args, &config, live, prepared, guard.file()));
+    let done = runtime.block_on(serve(origin, args, &config, live, prepared, guard.file()));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -101,16 +125,24 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared, log: Option<LogFile>) -> Result<(), Failure> {
+async fn serve(
+    origin: &Origin,
+    args: &RunArgs,
+    config: &Config,
+    live: bool,
+    prepared: Prepared,
+    log: Option<LogFile>,
+) -> Result<(), Failure> {
     let Prepared { mut sockets, confinement, .. } = prepared;
     let stop = Stop::default();
     watch_signals(stop.clone())?;
+    let upgrades = upgrade::signals()?;
     let web = Web::bind(config, &mut sockets).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
     let (server, store) = open_beside(config, live, stop.clone(), &web, &mut sockets)?;
     if args.anomalies.exit_on_anomaly {
         tokio::spawn(stop_at_anomaly(store.clone(), stop.clone()));
     }
-    let manager = Manager::of_process(server.reloader(), stop);
+    let manager = Manager::of_process(server.reloader(), stop.clone());
     reload::watch(server.reloader(), args.clone(), manager.clone(), confinement)?;
     reopen::watch(server.reloader(), log)?;
     let on_terminal = io::stderr().is_terminal();
@@ -122,7 +154,16 @@ async fn serve(args: &RunArgs, config: &Config, live: bool, prepared: Prepared, 
         tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
+    if let Some(succession) = &origin.succession {
+        // Before that nobody is accepted, since it might be for nothing.
+        tokio::select! {
+            () = succession.ready() => {}
+            () = stop.drain.cancelled() => {}
+        }
+    }
     let serving = web.serve(config, &server.reloader());
+    let (program, reloader) = (origin.program.clone(), server.reloader());
+    upgrade::watch(upgrades, Upgrade { program, reloader, web: serving.handing(), stop, manager: manager.clone() });
     // Their sockets listen: whoever comes now waits until `run` gets to them.
     manager.ready();
     let cut_short = server.run().await;

@@ -5,7 +5,7 @@ use crate::{
     cli::RunArgs,
     config::{self, Config},
     confine::{ConfineError, Confinement, IdentityError, confine},
-    server::{InheritError, Inherited, Server},
+    server::{InheritError, Inherited, Server, Succession, SuccessionError},
     web::{BindError, Web},
 };
 
@@ -18,8 +18,11 @@ pub(super) struct Prepared {
 }
 
 /// Takes what was handed over, and tells the configuration of it. To be called once, before there is a second thread.
-pub(super) fn inherit() -> Result<Inherited, Failure> {
-    let sockets = Inherited::from_environment()?;
+pub(super) fn inherit(succession: Option<&Succession>) -> Result<Inherited, Failure> {
+    let mut sockets = Inherited::from_environment()?;
+    if let Some(succession) = succession {
+        succession.receive(&mut sockets)?;
+    }
     config::handed_over(sockets.known());
     Ok(sockets)
 }
@@ -48,6 +51,12 @@ impl Prepared {
 
 impl From<InheritError> for Failure {
     fn from(error: InheritError) -> Self {
+        Self::new(exit::UNAVAILABLE, error)
+    }
+}
+
+impl From<SuccessionError> for Failure {
+    fn from(error: SuccessionError) -> Self {
         Self::new(exit::UNAVAILABLE, error)
     }
 }

@@ -15,7 +15,10 @@ use crate::config::HandedOver;
 
 /// Bound and listening sockets, each under a name, each taken once. What is left is closed with it.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<Entry>);
+pub struct Inherited(Vec<Entry>, Origin);
+
+/// Whether a process that still runs uses them too.
+type Origin = bool;
 
 #[derive(Debug)]
 struct Entry {
@@ -121,7 +124,20 @@ impl Inherited {
     ///
     /// What `bind` says.
     pub fn reserve(&mut self, address: SocketAddr, bind: impl FnOnce(SocketAddr) -> io::Result<Socket>) -> io::Result<()> {
-        let name = address.to_string();
+        self.reserve_as(address.to_string(), address, bind)
+    }
+
+    /// The same under a name of its own, for [`Inherited::take_as`].
+    ///
+    /// # Errors
+    ///
+    /// What `bind` says.
+    pub fn reserve_as(
+        &mut self,
+        name: String,
+        address: SocketAddr,
+        bind: impl FnOnce(SocketAddr) -> io::Result<Socket>,
+    ) -> io::Result<()> {
         if let Some(entry) = self.free(|entry| entry.name == name || entry.place == Local::Tcp(address)) {
             (entry.name, entry.wanted) = (name, true);
             return Ok(());
@@ -130,6 +146,17 @@ impl Inherited {
         let place = Local::Tcp(socket.local_addr()?.as_socket().unwrap_or(address));
         self.0.push(Entry { name, place, socket, wanted: true });
         Ok(())
+    }
+
+    /// Says that they come from a process that this one replaces, and that still runs.
+    pub(super) fn share_with_predecessor(&mut self) {
+        self.1 = true;
+    }
+
+    /// Whether they come from a process that still runs, and that this one replaces.
+    #[must_use]
+    pub fn is_shared_with_predecessor(&self) -> bool {
+        self.1
     }
 
     /// Closes what nobody has asked for, and says what that was.
@@ -151,8 +178,12 @@ impl Inherited {
 
     /// The first socket with this address for its name, or else bound to it.
     pub fn take_at(&mut self, address: SocketAddr) -> Option<Socket> {
-        let name = address.to_string();
-        self.take_named(&name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
+        self.take_as(&address.to_string(), address)
+    }
+
+    /// The first socket with this name, or else bound to this address.
+    pub fn take_as(&mut self, name: &str, address: SocketAddr) -> Option<Socket> {
+        self.take_named(name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
     }
 
     /// The first socket that is bound to this path.

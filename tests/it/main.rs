@@ -38,5 +38,6 @@ mod sums;
 mod support;
 mod tls;
 mod trial;
+mod upgrade;
 mod upstreams;
 mod web;

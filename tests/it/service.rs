@@ -65,7 +65,7 @@ fn managed(configuration: &str, variables: &[(&str, &str)]) -> (Server, Poptap, 
     let mut command = poptap(folder.path());
     command.args(["--listen", "127.0.0.1:0", "--upstream", &server.url("pop3")]);
     command.env("NOTIFY_SOCKET", manager.1.path().join("notify")).envs(variables.iter().copied());
-    (server, Poptap::launch_as(folder, configuration, command), manager)
+    (server, Poptap::launch_by(folder, configuration, command), manager)
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_manager_that_is_gone_stops_nobody() {
     let mut command = poptap(folder.path());
     command.args(["--listen", "127.0.0.1:0", "--upstream", &server.url("pop3")]);
     command.env("NOTIFY_SOCKET", folder.path().join("nobody"));
-    let mut poptap = Poptap::launch_as(folder, "", command);
+    let mut poptap = Poptap::launch_by(folder, "", command);
     poptap.said("cannot tell the service manager");
     Client::to(poptap.address).log_in();
     poptap.stop();
@@ -144,7 +144,7 @@ fn a_socket_that_was_handed_over_is_taken_for_its_address_and_another_one_is_clo
     let mut command = poptap(folder.path());
     command.args(["--listen", &address.to_string(), "--upstream", &server.url("pop3")]);
     let command = handed_over(&command, "pop3:spare", wanted.into(), Some(other.into()));
-    let mut poptap = Poptap::launch_as(folder, "", command);
+    let mut poptap = Poptap::launch_by(folder, "", command);
     assert_eq!(poptap.address, address, "binding it would have failed: the socket is bound");
     let warning = poptap.said("was handed over, and no listener asks for it");
     assert!(warning.contains(&format!("`spare` ({unasked})")), "{warning}");
@@ -161,7 +161,7 @@ fn sockets_are_named_and_a_reload_finds_them_again() {
     command.args(["--upstream", &server.url("pop3")]);
     let command = handed_over(&command, "other:pop3", second.into(), Some(first.into()));
     let listeners = "[[listener]]\naddress = 'systemd:pop3'\n[[listener]]\naddress = 'pop3://systemd:other'\n";
-    let mut poptap = Poptap::launch_as(folder, listeners, command);
+    let mut poptap = Poptap::launch_by(folder, listeners, command);
     assert_eq!(poptap.address, plain, "the first listener has the socket that it named");
     poptap.signal(Signal::HUP);
     poptap.log_line("reloaded: ");
@@ -228,7 +228,7 @@ fn root_binds_and_becomes_the_user() {
     let mut command = poptap(folder.path());
     let listen = format!("127.0.0.1:{}", privileged_port());
     command.args(["--listen", &listen, "--upstream", &server.url("pop3"), "--user", "nobody"]);
-    let mut poptap = Poptap::launch_as(folder, "", command);
+    let mut poptap = Poptap::launch_by(folder, "", command);
     poptap.said("runs as nobody from here on");
     for (field, expected) in [
         ("Uid", "65534 65534 65534 65534"),

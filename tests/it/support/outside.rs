@@ -205,19 +205,35 @@ impl Poptap {
         Self::launch(folder, configuration, &["--transcript", &store], Stdio::null())
     }
 
+    /// As [`Poptap::start`], but it is this program.
+    pub fn start_program(program: &Path, configuration: &str, arguments: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
+        let arguments = [&["--transcript", store.as_str(), "--listen", "127.0.0.1:0"], arguments].concat();
+        let command = run_in(command_of(program, folder.path()), &folder, &arguments, Stdio::null());
+        Self::launch_by(folder, configuration, command)
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// As [`Poptap::as_configured`], and it may have so many descriptors.
     pub fn with_descriptors(count: usize, configuration: &str) -> Self {
         let folder = TempDir::with_prefix("poptap-it-").unwrap();
-        let store = folder.path().join("transcript");
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("ulimit -n {count}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_poptap")]);
         shell.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder.path());
-        Self::launch_by(shell, folder, configuration, &["--transcript", store.to_str().unwrap()], Stdio::null())
+        let command = run_in(shell, &folder, &["--transcript", &store], Stdio::null());
+        Self::launch_by(folder, configuration, command)
     }
 
     /// As [`Poptap::start_in`], where its log goes to a file.
     pub fn logging_to(log: &Path, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let poptap = Self::spawn(command(folder.path()), folder, configuration, arguments, stdout);
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
+        let poptap = Self::spawn(folder, configuration, command);
         let deadline = Instant::now() + PATIENCE;
         while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on ")) {
             assert!(Instant::now() < deadline, "poptap does not listen");
@@ -227,32 +243,20 @@ impl Poptap {
     }
 
     fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        Self::launch_by(command(folder.path()), folder, configuration, arguments, stdout)
-    }
-
-    fn launch_by(command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        Self::spawn(command, folder, configuration, arguments, stdout).listening()
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
+        Self::launch_by(folder, configuration, command)
     }
 
     /// By a command that runs it with `poptap.toml` in `folder`, which is written here.
-    pub fn launch_as(folder: TempDir, configuration: &str, command: Command) -> Self {
-        Self::spawn_as(command, folder, configuration).listening()
-    }
-
-    fn listening(mut self) -> Self {
-        let line = self.log_line("listening on ");
+    pub fn launch_by(folder: TempDir, configuration: &str, command: Command) -> Self {
+        let mut poptap = Self::spawn(folder, configuration, command);
+        let line = poptap.log_line("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
-        self.address = rest.split_whitespace().next().unwrap().parse().unwrap();
-        self
+        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
+        poptap
     }
 
-    fn spawn(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
-        command.stdin(Stdio::null()).stdout(stdout);
-        Self::spawn_as(command, folder, configuration)
-    }
-
-    fn spawn_as(mut command: Command, folder: TempDir, configuration: &str) -> Self {
+    fn spawn(folder: TempDir, configuration: &str, mut command: Command) -> Self {
         fs::write(folder.path().join("poptap.toml"), configuration).unwrap();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -379,7 +383,18 @@ impl Left {
 
 /// The built program, alone with `folder` for its home.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poptap"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_poptap")), folder)
+}
+
+/// Completes a command so that it runs poptap with the configuration of this folder.
+fn run_in(mut command: Command, folder: &TempDir, arguments: &[&str], stdout: Stdio) -> Command {
+    command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
+    command.stdin(Stdio::null()).stdout(stdout);
+    command
+}
+
+fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder);
     command
 }
