@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)); nothing where there is none.
+//! What the service manager is told (`sd_notify(3)`); nothing where there is none.
 
 use std::{
     env, io,

@@ -32,7 +32,7 @@ pub(super) fn prepare(args: &RunArgs, config: &Config, mut sockets: Inherited) -
     Server::reserve(config, &mut sockets)?;
     Web::reserve(config, &mut sockets)?;
     let unwanted = sockets.dismiss();
-    let confinement = confine(config, args.config.clone())?;
+    let confinement = confine(config, args.config.as_deref())?;
     Ok(Prepared { sockets, confinement, unwanted })
 }
 

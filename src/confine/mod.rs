@@ -5,7 +5,7 @@
 mod identity;
 mod sandbox;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
@@ -45,7 +45,7 @@ pub enum ConfineError {
 /// # Errors
 ///
 /// [`ConfineError`]; the process should end then.
-pub fn confine(config: &Config, file: Option<PathBuf>) -> Result<Confinement, ConfineError> {
+pub fn confine(config: &Config, file: Option<&Path>) -> Result<Confinement, ConfineError> {
     let process = &config.process;
     let user = identity::change(process, needed(config))?;
     if !process.core_dumps {

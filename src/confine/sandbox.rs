@@ -73,9 +73,11 @@ pub(super) enum Enforced {
 
 impl Places {
     /// What `config` names, with the directories in which those files may be replaced.
-    pub(super) fn of(config: &Config, file: Option<PathBuf>) -> Self {
+    pub(super) fn of(config: &Config, file: Option<&Path>) -> Self {
         let mut places = Self::default();
-        file.iter().for_each(|file| places.read_file(file));
+        if let Some(file) = file {
+            places.read_file(file);
+        }
         for listener in &config.listeners {
             places.listener(listener);
         }
@@ -160,10 +162,10 @@ pub(super) fn enforce(policy: SandboxPolicy, places: Places) -> Result<Enforced,
     places.write.iter().for_each(|directory| create(directory));
     let is_required = policy == SandboxPolicy::Required;
     match restrict(&places) {
-        Ok(status) if status.ruleset == RulesetStatus::NotEnforced => match is_required {
-            true => Err(SandboxError::NotThere),
-            false => Ok(Enforced::Nothing("this kernel has no Landlock".to_owned())),
-        },
+        Ok(status) if status.ruleset == RulesetStatus::NotEnforced && is_required => Err(SandboxError::NotThere),
+        Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
+            Ok(Enforced::Nothing("this kernel has no Landlock".to_owned()))
+        }
         Ok(status) => Ok(Enforced::Held { places, in_full: status.ruleset == RulesetStatus::FullyEnforced }),
         Err(error) if is_required => Err(error.into()),
         Err(error) => Ok(Enforced::Nothing(error.to_string())),

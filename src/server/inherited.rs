@@ -73,7 +73,7 @@ impl Unfit {
 }
 
 impl Inherited {
-    /// What the service manager hands over (sd_listen_fds(3)): `LISTEN_FDS` descriptors for this process, named by
+    /// What the service manager hands over (`sd_listen_fds(3)`): `LISTEN_FDS` descriptors for this process, named by
     /// `LISTEN_FDNAMES`, or by their number where that says nothing. To be called once, before there are threads: the variables
     /// are removed.
     ///
@@ -97,6 +97,7 @@ impl Inherited {
     }
 
     /// Those that were not taken, as the configuration has to know them.
+    #[must_use]
     pub fn known(&self) -> Vec<HandedOver> {
         let address = |place: &Local| if let Local::Tcp(address) = place { Some(*address) } else { None };
         self.0.iter().map(|entry| HandedOver { name: entry.name.clone(), address: address(&entry.place) }).collect()
@@ -217,7 +218,7 @@ impl fmt::Display for Local {
     }
 }
 
-/// What the service manager calls a descriptor that has no name (sd_listen_fds(3)).
+/// What the service manager calls a descriptor that has no name (`sd_listen_fds(3)`).
 const UNNAMED: &str = "unknown";
 
 fn descriptor(descriptors: &mut ListenFd, at: usize) -> io::Result<OwnedFd> {
