@@ -52,7 +52,7 @@ fn beside_the_view(log: &Log) -> Log {
 /// are then accepted.
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
-    let local = remote.filter(|listener| is_on_this_host(&listener.upstream));
+    let local = remote.filter(|listener| !listener.upstream.is_original() && is_on_this_host(&listener.upstream));
     local
         .map(|listener| {
             format!(

@@ -6,6 +6,7 @@ mod effective;
 mod fault;
 mod file;
 mod http;
+mod intercept;
 mod message_size;
 mod provision;
 mod reading;
@@ -30,6 +31,7 @@ pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
+pub use intercept::{Destination, Dial, Interception, Otherwise, Source, Table, Transparent};
 pub use message_size::MessageSize;
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
@@ -84,6 +86,10 @@ pub struct Listener {
     pub demand: TlsDemand,
     /// Certificates; there where `tls` is not plain.
     pub server_tls: Option<ServerTls>,
+    /// There where it takes connections that were meant for others.
+    pub interception: Option<Interception>,
+    /// What servers are dialled from.
+    pub source: Source,
 }
 
 /// Who may connect to a listener.

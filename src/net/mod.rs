@@ -2,6 +2,7 @@
 
 mod dial;
 mod error;
+mod intercept;
 mod proxy_protocol;
 mod stls;
 mod stream;
@@ -9,6 +10,8 @@ mod upstream;
 
 pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
 pub use error::ConnectError;
+pub use intercept::Misdirected;
+pub(crate) use intercept::{destination, use_any_address};
 pub use stls::{Step, StlsFault};
 pub use stream::Stream;
 pub use upstream::{Connected, Connector, Origin, Report, TlsConfigError};

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use crate::config::{
-    AllowFrom, Listener, TlsMode, Upstream,
+    AllowFrom, Listener, Table, TlsMode, Upstream,
     address::{ListenAddress, Network},
     fault::Fault,
     file::ListenerSection,
 };
 
-use super::Resolver;
+use super::{Resolver, intercept::names_original};
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
@@ -27,8 +27,13 @@ impl Resolver<'_> {
                 let message = format!("two listeners have the address {}", address.address);
                 self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
             }
+            let interception = self.interception(section, upstreams);
+            let table = interception.as_ref().and_then(|interception| interception.table.as_ref());
             let upstream = match (self.upstream_of_flags(upstreams), section) {
                 (Some(upstream), _) => Some(upstream),
+                (None, Some(section)) if names_original(section.get_ref()) => {
+                    table.map(Table::upstreams).unwrap_or_default().into_iter().next()
+                }
                 (None, Some(section)) => self.upstream_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
             };
@@ -40,7 +45,8 @@ impl Resolver<'_> {
             let deny_from = self.deny_from(raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if let Some(upstream) = upstream {
-                listeners.push(Listener {
+                let source = self.source(section);
+                let listener = Listener {
                     address: address.address,
                     upstream,
                     allow_from,
@@ -49,7 +55,11 @@ impl Resolver<'_> {
                     tls: address.tls,
                     demand,
                     server_tls,
-                });
+                    interception,
+                    source,
+                };
+                self.carries_unread(&listener, section);
+                listeners.push(listener);
             }
         }
         self.warn_of_unused(upstreams, &listeners);
