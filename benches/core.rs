@@ -1,13 +1,11 @@
 //! The pure core, by itself: what cutting lines, labelling, redacting and encoding cost.
 //!
 //! ```text
-//! cargo bench --bench core
+//! cargo bench -p poptap-benches --bench core
 //! ```
 //!
 //! Counts are of octets or of exchanges (a command and its reply); the machine's clock rate turns them into cycles.
 #![allow(missing_docs, clippy::expect_used, clippy::wildcard_imports, reason = "a bench")]
-
-mod support;
 
 use divan::{
     Bencher, black_box,

@@ -1,14 +1,12 @@
 //! Four fixed dialogues through the core and its recorder, for counting instructions.
 //!
 //! ```text
-//! cargo bench --bench dialogues -- sessions        one of: sessions, pipeline, message, rules
+//! cargo bench -p poptap-benches --bench dialogues -- sessions        one of: sessions, pipeline, message, rules
 //! benches/instructions                             all four under callgrind, compared with what they took before
 //! ```
 //!
 //! Nothing here depends on time, on sockets or on chance, so that the same program takes the same number of instructions.
 #![allow(missing_docs, clippy::expect_used, reason = "a bench")]
-
-mod support;
 
 use std::{
     env,

@@ -54,8 +54,7 @@ def debian_packages(packages: list[str]) -> None:
 
 
 def build(poptap: Path | None, load: Path | None) -> Programs:
-    # In this order: a build with the benches' dependencies leaves another poptap where the release build's is.
-    load = load or built(["bench", "--no-run", "--bench", "load"], "load")
+    load = load or built(["bench", "--package", "poptap-benches", "--no-run", "--bench", "load"], "load")
     poptap = poptap or built(["build", "--release"], "poptap")
     return Programs(poptap=poptap.resolve(), load=load.resolve())
 

@@ -1,9 +1,9 @@
 //! Loads for a POP3 proxy, a server to stand behind it, and bare relays to compare it with; `benches/compare` runs them.
 //!
 //! ```text
-//! cargo bench --bench load -- serve --mib 64                   the server; it says where it listens
-//! cargo bench --bench load -- retr 127.0.0.1:1110 --mib 64     a load, through a proxy
-//! cargo bench --bench load                                     a small round of everything, to see that it works
+//! cargo bench -p poptap-benches --bench load -- serve --mib 64                   the server; it says where it listens
+//! cargo bench -p poptap-benches --bench load -- retr 127.0.0.1:1110 --mib 64     a load, through a proxy
+//! cargo bench -p poptap-benches --bench load                                     a small round of everything, to see that it works
 //! ```
 //!
 //! A load prints one JSON object. It compares what it receives with what the server has to send, and fails where that

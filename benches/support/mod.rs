@@ -1,5 +1,5 @@
 //! A session without sockets: what the relay does to the tap, and nothing else.
-#![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "each bench uses its part")]
+#![allow(clippy::expect_used, clippy::missing_panics_doc, clippy::must_use_candidate, missing_docs, reason = "a bench may fail")]
 
 use std::{
     path::Path,
