@@ -2,8 +2,10 @@
 
 mod common;
 mod reload;
+mod way;
 
 pub use reload::ReloadError;
+pub use way::Way;
 
 use std::{
     io,
@@ -26,11 +28,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use common::{Common, OpenMemory};
+use way::Ways;
 
 use crate::{
     admission::{Admission, Denied, Visit, log_refused_client},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode, Upstream},
-    net::{Connector, Stream, TlsConfigError},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    net::{Stream, TlsConfigError},
     policy::{Memory, MemoryError, Rules},
     record::Store,
     session,
@@ -87,8 +90,8 @@ struct Route {
 pub(crate) struct Terms {
     /// The address that was bound.
     pub(crate) address: SocketAddr,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) connector: Connector,
+    /// To the upstreams, tried in this order; at least one.
+    pub(crate) ways: Arc<[Arc<Way>]>,
     pub(crate) stls: StlsPolicy,
     pub(crate) tls: TlsMode,
     pub(crate) demand: TlsDemand,
@@ -111,10 +114,8 @@ pub struct Served {
     pub address: SocketAddr,
     /// How its clients' hop is protected.
     pub tls: TlsMode,
-    /// Where its clients are carried to.
-    pub upstream: Arc<Upstream>,
-    /// What connects to that.
-    pub connector: Connector,
+    /// Where its clients are carried to, tried in this order.
+    pub ways: Arc<[Arc<Way>]>,
 }
 
 /// Exchanges certificates, keys and trust while sessions go on.
@@ -206,7 +207,9 @@ impl Server {
             deaf: AtomicUsize::new(0),
         };
         let common = Common::new(config, &house.memory)?;
-        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &house)).collect::<Result<_, _>>()?;
+        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
+        let bound = bound.collect::<Result<_, _>>()?;
         Ok(Self { bound, house: Arc::new(house) })
     }
 
@@ -214,9 +217,20 @@ impl Server {
     pub fn served(&self) -> impl Iterator<Item = Served> {
         self.bound.iter().map(|(_, route)| {
             let terms = route.terms.load();
-            let (upstream, connector) = (Arc::clone(&terms.upstream), terms.connector.clone());
-            Served { address: route.address, tls: terms.tls, upstream, connector }
+            Served { address: route.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
         })
+    }
+
+    /// The way to each upstream, once.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Arc<Way>> {
+        let mut ways: Vec<Arc<Way>> = Vec::new();
+        for way in self.served().flat_map(|served| served.ways.to_vec()) {
+            if !ways.iter().any(|known| Arc::ptr_eq(known, &way)) {
+                ways.push(way);
+            }
+        }
+        ways
     }
 
     /// What exchanges certificates while the server runs.
@@ -328,6 +342,13 @@ fn place(client: IpAddr, terms: &Terms, house: &House) -> Result<(Visit, OwnedSe
     Ok((visit, permit))
 }
 
+impl Terms {
+    /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
+    pub(crate) fn first_choice(&self) -> &str {
+        self.ways.first().map_or("", |way| &way.upstream.name)
+    }
+}
+
 impl Refusal {
     /// The short name in the transcript and in the log.
     pub(crate) fn reason(&self) -> &'static str {
@@ -358,8 +379,13 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, house: &House) -> Result<(TcpListener, Arc<Route>), StartError> {
-    let mut terms = terms(listener, common, house)?;
+fn bind(
+    listener: &Listener,
+    common: &Common,
+    ways: &mut Ways<'_>,
+    house: &House,
+) -> Result<(TcpListener, Arc<Route>), StartError> {
+    let mut terms = terms(listener, common, ways, house)?;
     let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
@@ -367,31 +393,15 @@ fn bind(listener: &Listener, common: &Common, house: &House) -> Result<(TcpListe
 }
 
 /// Reads what TLS takes on both hops.
-fn terms(listener: &Listener, common: &Common, house: &House) -> Result<Terms, StartError> {
-    let (address, upstream, key_log) = (listener.address, Arc::clone(&listener.upstream), house.key_log.as_ref());
-    let connector = Connector::new(&upstream, &house.timeouts, key_log)
-        .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
+    let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let ways = ways.to_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
     let Common { limits, rules, anomalies, memory } = common.clone();
-    Ok(Terms {
-        address,
-        upstream,
-        connector,
-        stls,
-        tls,
-        demand,
-        acceptor,
-        limits,
-        asked_for,
-        rules,
-        anomalies,
-        memory,
-        allow_from,
-        deny_from,
-    })
+    Ok(Terms { address, ways, stls, tls, demand, acceptor, limits, asked_for, rules, anomalies, memory, allow_from, deny_from })
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.

@@ -13,13 +13,13 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{ProxyProtocol, TlsMode},
+    config::{ProxyProtocol, TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{House, Refusal, Terms, canonical},
+    server::{House, Refusal, Terms, Way, canonical},
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
     let mut recorder = open(address, terms, house);
-    tracing::info!(session = recorder.id(), client = %address, upstream = %terms.upstream.name, "session opened");
+    tracing::info!(session = recorder.id(), client = %address, upstream = terms.first_choice(), "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
             Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)), visit },
@@ -55,13 +55,13 @@ async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house:
         },
         _ => Client { stream: client, address, tls: None, visit },
     };
-    let connected = tokio::select! {
-        connected = connect(&client, terms) => connected,
+    let reached = tokio::select! {
+        reached = reach(&client, terms) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
-    match connected {
-        Ok(connected) => Some(Session::new(client, connected, recorder, terms, house)),
+    match reached {
+        Ok((way, connected)) => Some(Session::new(client, way, connected, recorder, terms, house)),
         Err(error) => give_up(client.stream, &error, *recorder).await,
     }
 }
@@ -75,11 +75,17 @@ struct Client {
     visit: Arc<Mutex<Visit>>,
 }
 
-async fn connect(client: &Client, terms: &Terms) -> Result<Connected, ConnectError> {
+/// Connects to the first upstream.
+async fn reach(client: &Client, terms: &Terms) -> Result<(Arc<Way>, Connected), ConnectError> {
+    let way = &terms.ways[0];
+    Ok((Arc::clone(way), connect(client, terms, way).await?))
+}
+
+async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
     // Where all interfaces are listened on, the address that the client chose is the one that tells something.
     let listener = client.stream.local_addr().map_or(terms.address, canonical);
     let origin = Origin { client: client.address, listener, tls: client.tls.as_deref().cloned() };
-    terms.connector.connect(&origin).await
+    way.connector.connect(&origin).await
 }
 
 /// Waits until the client resets its connection. An orderly end is none: it may have sent all that it has to say.
@@ -107,7 +113,7 @@ fn open(address: SocketAddr, terms: &Terms, house: &House) -> Box<Recorder> {
     let mut recorder = Box::new(house.store.recorder(schema::Opened {
         client: address.to_string(),
         listener: terms.address.to_string(),
-        upstream: terms.upstream.name.clone(),
+        upstream: terms.first_choice().to_owned(),
         credentials_revealed: false,
     }));
     recorder.watch(&terms.anomalies);
@@ -142,27 +148,36 @@ fn failed(error: &ConnectError) -> schema::Closed {
 struct Session<'a> {
     client: Client,
     upstream: Stream,
+    /// The one that was reached.
+    way: Arc<Way>,
     tap: Tap<Box<Recorder>, Policy>,
     terms: &'a Terms,
     house: &'a House,
 }
 
 impl<'a> Session<'a> {
-    fn new(client: Client, connected: Connected, mut recorder: Box<Recorder>, terms: &'a Terms, house: &'a House) -> Self {
+    fn new(
+        client: Client,
+        way: Arc<Way>,
+        connected: Connected,
+        mut recorder: Box<Recorder>,
+        terms: &'a Terms,
+        house: &'a House,
+    ) -> Self {
         if let Some(tls) = connected.tls {
             recorder.tls(tls);
         }
-        let filter = policy(&client, terms, settings(&client, terms));
+        let filter = policy(&client, terms, &way.upstream, settings(&client, terms, &way.upstream));
         let limits = &terms.limits;
         let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
         let tap = Tap::new(recorder, filter, limits.outstanding, house.pool.clone());
         let mut tap = tap.within(SessionLimits { commands, octets });
         tap.preload(&connected.received);
-        Self { client, upstream: connected.stream, tap, terms, house }
+        Self { client, upstream: connected.stream, way, tap, terms, house }
     }
 
     async fn relay(&mut self) -> Option<Outcome> {
-        let half_close = if self.terms.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies };
+        let half_close = if self.way.upstream.tls == TlsMode::Plain { HalfClose::AtOnce } else { HalfClose::AfterReplies };
         tokio::select! {
             outcome = relay(&mut self.client.stream, &mut self.upstream, &mut self.tap, &self.house.timeouts, half_close) => Some(outcome),
             () = self.house.stop.close.cancelled() => None,
@@ -174,20 +189,20 @@ impl<'a> Session<'a> {
     ///
     /// Where the server is told of the client's hop, it is connected to anew: the first connection was said to be plain.
     async fn start_tls(self) -> Option<Self> {
-        let Self { client, mut upstream, mut tap, terms, house } = self;
+        let Self { client, mut upstream, way, mut tap, terms, house } = self;
         let Some(acceptor) = &terms.acceptor else { return finish(tap, ended("poptap", "client-tls")) };
         let client = match secure(client.stream, acceptor, Mode::Stls, house, tap.observer()).await {
             Ok((stream, tls)) => Client { stream, tls: Some(Box::new(tls)), ..client },
             Err(closed) => return finish(tap, closed),
         };
-        let settings = settings(&client, terms);
-        if terms.upstream.proxy_protocol == ProxyProtocol::Off {
-            tap.secured(policy(&client, terms, settings));
-            return Some(Self { client, upstream, tap, terms, house });
+        let settings = settings(&client, terms, &way.upstream);
+        if way.upstream.proxy_protocol == ProxyProtocol::Off {
+            tap.secured(policy(&client, terms, &way.upstream, settings));
+            return Some(Self { client, upstream, way, tap, terms, house });
         }
         drop(upstream);
         let connected = tokio::select! {
-            connected = connect(&client, terms) => connected,
+            connected = connect(&client, terms, &way) => connected,
             () = house.stop.close.cancelled() => return finish(tap, cut_short(house)),
         };
         match connected {
@@ -195,10 +210,10 @@ impl<'a> Session<'a> {
                 if let Some(tls) = connected.tls {
                     tap.observer().tls(tls);
                 }
-                tap.secured_anew(policy(&client, terms, Settings { drop_greeting: true, ..settings }));
+                tap.secured_anew(policy(&client, terms, &way.upstream, Settings { drop_greeting: true, ..settings }));
                 tap.preload(&connected.received);
                 upstream = connected.stream;
-                Some(Self { client, upstream, tap, terms, house })
+                Some(Self { client, upstream, way, tap, terms, house })
             }
             Err(error) => {
                 last_words(client.stream, &error.client_line()).await;
@@ -208,11 +223,11 @@ impl<'a> Session<'a> {
     }
 
     async fn end(self, outcome: Option<Outcome>) {
-        let Self { client, upstream, mut tap, terms, house } = self;
+        let Self { client, upstream, way, mut tap, terms, house } = self;
         let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
-        let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, terms));
+        let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, &way.connector));
         let closed = match (&ungreeted, &outcome) {
             _ if objection.is_some() => strict(objection),
             (Some(error), _) => failed(error),
@@ -235,26 +250,22 @@ impl<'a> Session<'a> {
 }
 
 /// What decides in a session from here on.
-fn policy(client: &Client, terms: &Terms, settings: Settings) -> Policy {
-    let facts = Facts {
-        client: client.address.ip(),
-        listener: terms.asked_for,
-        upstream: &terms.upstream.name,
-        tls: client.tls.is_some(),
-    };
+fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Settings) -> Policy {
+    let facts =
+        Facts { client: client.address.ip(), listener: terms.asked_for, upstream: &upstream.name, tls: client.tls.is_some() };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
-        upstream: terms.upstream.name.as_str().into(),
+        upstream: upstream.name.as_str().into(),
         visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))
 }
 
-fn settings(client: &Client, terms: &Terms) -> Settings {
+fn settings(client: &Client, terms: &Terms, upstream: &Upstream) -> Settings {
     let hop = ListenerHop { tls: terms.tls, demand: terms.demand, stls: terms.stls };
-    Settings::of_hops(hop, &terms.upstream, client.tls.is_some())
+    Settings::of_hops(hop, upstream, client.tls.is_some())
 }
 
 /// Writes the end into the transcript and into the log.

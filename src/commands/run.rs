@@ -52,13 +52,14 @@ fn beside_the_view(log: &Log) -> Log {
 /// are then accepted.
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
-    let local = remote.filter(|listener| !listener.upstream.is_original() && is_on_this_host(&listener.upstream));
+    let pairs = remote.flat_map(|listener| listener.upstreams.iter().map(move |upstream| (listener, upstream)));
+    let local = pairs.filter(|(_, upstream)| !upstream.is_original() && is_on_this_host(upstream));
     local
-        .map(|listener| {
+        .map(|(listener, upstream)| {
             format!(
                 "`{}` is on this host, and `{}` takes plain logins from other hosts: the server will regard them as local \
                  and secure, whatever it demands of others",
-                listener.upstream.name, listener.address
+                upstream.name, listener.address
             )
         })
         .collect()
@@ -184,8 +185,9 @@ pub(super) fn report(loss: Loss) {
 
 /// Says in the log what a terminal is told by [`introduce`].
 fn announce(server: &Server, config: &Config) {
-    for Served { address, upstream, tls, .. } in server.served() {
-        tracing::info!(upstream = %upstream.name, tls = protection(tls), "listening on {address}");
+    for Served { address, tls, ways } in server.served() {
+        let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+        tracing::info!(upstream = names, tls = protection(tls), "listening on {address}");
     }
     tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
 }
@@ -196,8 +198,8 @@ fn introduce(server: &Server, config: &Config) {
         say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for Served { upstream, connector, .. } in server.served() {
-        tokio::spawn(async move { say(&findings(&upstream, connector.probe().await.as_ref())) });
+    for way in server.ways() {
+        tokio::spawn(async move { say(&findings(&way.upstream, way.connector.probe().await.as_ref())) });
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
 
@@ -69,7 +70,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
-    for Listener { upstream, .. } in listeners {
+    for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
         if !upstream.is_original() && !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
@@ -92,6 +93,10 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         source: Some(unplaced(listener.source)),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
+}
+
+fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
+    if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {

@@ -17,7 +17,7 @@ use super::{
     address::{ListenAddress, Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
     intercept::{DestinationSection, Otherwise, Source, Transparent},
-    rule::RuleSection,
+    rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
 };
 
@@ -78,9 +78,10 @@ pub(super) struct ListenerSection {
     /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
     #[schemars(with = "Option<ListenAddress>")]
     pub(super) address: Option<Spanned<ListenAddress>>,
-    /// The name of an `[[upstream]]`, or a URL; may be left out where there is only one upstream.
-    #[schemars(with = "Option<String>")]
-    pub(super) upstream: Option<Spanned<String>>,
+    /// The name of an `[[upstream]]`, or a URL, or a list of them that are tried in this order; may be left out where there is
+    /// only one upstream.
+    #[schemars(with = "Option<OneOrMany<String>>")]
+    pub(super) upstream: Option<Spanned<OneOrMany<String>>>,
     /// Who may connect besides this host's own clients: networks, or `any`.
     pub(super) allow_from: Option<Vec<Network>>,
     /// Networks whose clients are refused, whatever `allow_from` says, and though they be on this host.

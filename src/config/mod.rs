@@ -72,8 +72,8 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Where its clients are carried to.
-    pub upstream: Arc<Upstream>,
+    /// Where its clients are carried to: tried in this order; at least one, each once.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.
     pub allow_from: AllowFrom,
     /// Who may not all the same; loopback clients too.
@@ -414,6 +414,12 @@ impl Listener {
     #[must_use]
     pub fn may_be_plain(&self) -> bool {
         self.tls.may_be_plain(self.demand)
+    }
+
+    /// The names of its upstreams, in their order.
+    #[must_use]
+    pub fn upstream_names(&self) -> String {
+        self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 

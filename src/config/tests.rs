@@ -48,7 +48,7 @@ fn one_url_is_a_whole_configuration() {
     assert_eq!(config.listeners.len(), 1);
     let listener = &config.listeners[0];
     assert_eq!((listener.address.to_string().as_str(), &listener.allow_from), ("127.0.0.1:1110", &AllowFrom::Loopback));
-    assert_eq!((listener.upstream.name.as_str(), listener.upstream.port), ("pop3s://mail", 995));
+    assert_eq!((listener.upstream_names().as_str(), listener.upstreams[0].port), ("pop3s://mail", 995));
     let transcript = config.transcript.unwrap();
     assert_eq!(transcript.place, Place::Directory("/xdg/poptap".into()));
     assert_eq!((transcript.rotate_size, transcript.buffer), (64 << 20, 8 << 20));
@@ -96,8 +96,9 @@ fn flags_override_the_file() {
     for listener in &config.listeners {
         assert_eq!(listener.stls, StlsPolicy::Refuse, "the file's listener lends its other settings");
         assert_eq!(listener.allow_from, AllowFrom::Networks(vec!["192.0.2.0/24".parse().unwrap()]));
-        assert_eq!((listener.upstream.name.as_str(), listener.upstream.apop), ("main", ApopPolicy::Pass));
-        assert_eq!((listener.upstream.xclient, &listener.upstream.ca_file), (XclientPolicy::Pass, &Some(ca_file.clone())));
+        let [upstream] = &listener.upstreams[..] else { panic!("{:?}", listener.upstreams) };
+        assert_eq!((upstream.name.as_str(), upstream.apop), ("main", ApopPolicy::Pass));
+        assert_eq!((upstream.xclient, &upstream.ca_file), (XclientPolicy::Pass, &Some(ca_file.clone())));
     }
     let transcript = config.transcript.unwrap();
     assert_eq!((transcript.place, transcript.content), (Place::Stdout, ContentPolicy::Full));
@@ -111,8 +112,8 @@ fn a_url_on_the_command_line_serves_every_listener() {
     let said = faults(&file, "pop3://other");
     assert_eq!(said.len(), 1, "what is wrong with an upstream is told, used or not: {said:?}");
     let config = config(Some(&file.replace("ca_file = '/nowhere.pem'\n", "xclient = 'pass'\n")), "POP3S://mail:995");
-    let names: Vec<_> =
-        config.listeners.iter().map(|listener| (listener.upstream.name.as_str(), listener.upstream.xclient)).collect();
+    let reached = config.listeners.iter().flat_map(|listener| &listener.upstreams);
+    let names: Vec<_> = reached.map(|upstream| (upstream.name.as_str(), upstream.xclient)).collect();
     assert_eq!(names, [("pop3s://mail", XclientPolicy::Pass); 2], "the file's upstream with that URL is meant");
 }
 
@@ -159,6 +160,34 @@ file = '/nowhere/poptap.log'
         ]
     );
     assert!(!load_words(Some(file), "").unwrap_err().contains("hunter2"));
+}
+
+#[test]
+fn a_listener_leads_to_several_upstreams_in_the_order_of_its_list() {
+    let file = "
+[[upstream]]
+name = 'a'
+url = 'pop3s://a'
+[[upstream]]
+name = 'b'
+url = 'pop3s://b'
+[[listener]]
+upstream = ['b', 'pop3://c', 'a']
+";
+    let loaded = config(Some(file), "--no-transcript");
+    assert_eq!(loaded.listeners[0].upstream_names(), "b, pop3://c, a");
+    let again = config(Some(&effective(&loaded).unwrap()), "");
+    assert_eq!(again.listeners, loaded.listeners);
+    assert_eq!(config(Some(file), "pop3://d").listeners[0].upstream_names(), "pop3://d", "the command line's takes their place");
+    for (list, fault) in [
+        ("['b', 'a', 'b']", "p.toml:9:12: `b` is named twice"),
+        ("['b', 'pop3s://b']", "p.toml:9:12: `b` is named twice"),
+        ("['b', 'x']", "p.toml:9:12: no upstream is named `x`"),
+        ("[]", "p.toml:9:12: this list is empty"),
+    ] {
+        let file = file.replace("['b', 'pop3://c', 'a']", list);
+        assert_eq!(faults(&file, "").first().map(String::as_str), Some(fault), "{list}");
+    }
 }
 
 #[test]
@@ -536,7 +565,7 @@ fn whatever_weakens_trust_is_warned_of() {
     let pems = Pems::new();
     let settings = "accept = ['wrong-name', 'expired', 'wrong-name', 'self-signed']";
     let Loaded { config, warnings } = load_words(Some(&pems.file("pop3+stls", settings)), "").unwrap();
-    let accept = &config.listeners[0].upstream.accept;
+    let accept = &config.listeners[0].upstreams[0].accept;
     assert_eq!(accept.iter().map(|fault| fault.name()).collect::<Vec<_>>(), ["expired", "self-signed", "wrong-name"]);
     for (warning, said) in warnings.iter().zip(["have expired", "self-signed", "other names"]) {
         assert!(warning.starts_with("`pop3+stls://mail`: ") && warning.contains(said), "{warning}");

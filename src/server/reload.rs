@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, StartError, Terms, terms};
+use super::{Common, Expiry, Reloader, Route, StartError, Terms, Ways, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -35,6 +35,7 @@ impl Reloader {
     /// [`ReloadError`], with what cannot be used.
     pub fn reload(&self, config: &Config) -> Result<Vec<String>, ReloadError> {
         let common = Common::new(config, &self.house.memory)?;
+        let mut ways = Ways::new(&self.house.timeouts, self.house.key_log.as_ref());
         let mut wanted: Vec<_> = config.listeners.iter().collect();
         let (mut fresh, mut notes) = (Vec::new(), Vec::new());
         for route in &self.routes {
@@ -42,7 +43,7 @@ impl Reloader {
                 notes.push(format!("the listener {} is no longer configured, and stays until a restart", route.address));
                 continue;
             };
-            let terms = terms(wanted.remove(at), &common, &self.house)?;
+            let terms = terms(wanted.remove(at), &common, &mut ways, &self.house)?;
             fit(&terms)?;
             fresh.push((route, terms));
         }
@@ -116,5 +117,5 @@ fn fit(terms: &Terms) -> Result<(), ReloadError> {
 
 fn expiries(terms: &Terms) -> Vec<Expiry> {
     let presented = terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default();
-    presented.into_iter().chain(terms.connector.expiries()).collect()
+    presented.into_iter().chain(terms.ways.iter().flat_map(|way| way.connector.expiries())).collect()
 }

@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     anomaly::Anomaly,
     config::TlsMode,
-    net::{ConnectError, Stream},
+    net::{ConnectError, Connector, Stream},
     pop3::Peer,
     record::{Recorder, schema},
     relay::{Ending, Hop, Limit, Outcome},
@@ -50,10 +50,10 @@ pub(super) fn ended(by: &str, reason: &str) -> schema::Closed {
 }
 
 /// Why there was no session, where the server was reached and did not greet.
-pub(super) fn ungreeted(outcome: &Outcome, terms: &Terms) -> Option<ConnectError> {
+pub(super) fn ungreeted(outcome: &Outcome, connector: &Connector) -> Option<ConnectError> {
     match outcome {
-        Outcome::TimedOut(Limit::Greeting) => Some(terms.connector.silent()),
-        Outcome::NoGreeting => Some(terms.connector.left()),
+        Outcome::TimedOut(Limit::Greeting) => Some(connector.silent()),
+        Outcome::NoGreeting => Some(connector.left()),
         _ => None,
     }
 }

@@ -9,14 +9,14 @@ use super::{
 use crate::{
     cli::{At, RulesTestArgs},
     commands::{Failure, exit},
-    config::{Config, Listener, TlsDemand, TlsMode},
+    config::{Config, Listener, TlsDemand, TlsMode, Upstream},
     policy::{ListenerHop, Rules, message_in},
 };
 
 pub(super) fn lines(args: &RulesTestArgs, config: &Config, rules: &Arc<Rules>) -> Result<(), Failure> {
-    let listener = listener(args, config)?;
+    let (listener, server) = listener(args, config)?;
     let hop = ListenerHop { tls: listener.tls, demand: listener.demand, stls: listener.stls };
-    let (server, upstream) = (&listener.upstream, listener.upstream.name.as_str());
+    let upstream = server.name.as_str();
     let scene = Scene { config, rules, client: args.client, listener: listener.address, hop, upstream, server };
     let logged_in =
         args.stage.unwrap_or(if args.user.is_some() { At::Transaction } else { At::Authorization }) == At::Transaction;
@@ -58,15 +58,18 @@ pub(super) fn lines(args: &RulesTestArgs, config: &Config, rules: &Arc<Rules>) -
     count.verdict(args.expect, "lines", "would not pass as they are")
 }
 
-/// The listener that is meant; the first where none is.
-fn listener<'a>(args: &RulesTestArgs, config: &'a Config) -> Result<&'a Listener, Failure> {
-    let is_meant = |listener: &&Listener| {
-        let upstream = &listener.upstream;
-        let leads_there = |wanted: &String| *wanted == upstream.name || *wanted == upstream.url().to_string();
-        args.listener.is_none_or(|wanted| wanted.address == listener.address) && args.upstream.as_ref().is_none_or(leads_there)
+/// The listener and the one of its upstreams that are meant; the first where none is.
+fn listener<'a>(args: &RulesTestArgs, config: &'a Config) -> Result<(&'a Listener, &'a Upstream), Failure> {
+    let is_meant = |upstream: &Upstream| {
+        args.upstream.as_ref().is_none_or(|wanted| *wanted == upstream.name || *wanted == upstream.url().to_string())
     };
-    config.listeners.iter().find(is_meant).ok_or_else(|| {
-        let there = config.listeners.iter().map(|listener| format!("{} to `{}`", listener.address, listener.upstream.name));
+    let mut at = config.listeners.iter().filter(|listener| args.listener.is_none_or(|wanted| wanted.address == listener.address));
+    let found = at.find_map(|listener| {
+        let upstream = listener.upstreams.iter().find(|upstream| is_meant(upstream))?;
+        Some((listener, &**upstream))
+    });
+    found.ok_or_else(|| {
+        let there = config.listeners.iter().map(|listener| format!("{} to `{}`", listener.address, listener.upstream_names()));
         let there = there.collect::<Vec<_>>().join(", ");
         Failure::new(exit::USAGE, format!("no listener is configured so\n  hint: there is {there}"))
     })

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::{RulesTestArgs, StoreArgs},
     commands::{Failure, exit},
-    config::{self, Config, Listener, TlsMode},
+    config::{self, Config, Listener, TlsMode, Upstream},
     escape::escape_line,
     inspect::{self, Which},
     policy::{BUILT_IN_EDITS, ListenerHop, Outcome, Rules, Trial, message_in},
@@ -20,8 +20,8 @@ use crate::{
 
 pub(super) fn session(args: &RulesTestArgs, id: &str, config: &Config, rules: &Arc<Rules>) -> Result<(), Failure> {
     let recorded = read(args, id)?;
-    let listener = listener(&recorded, config)?;
-    let scene = scene(&recorded, listener, config, rules);
+    let (listener, server) = listener(&recorded, config)?;
+    let scene = scene(&recorded, listener, server, config, rules);
     let greeting = recorded.greeting.as_ref().and_then(|step| step.script.as_ref()).map(|script| script.status.as_slice());
     let mut trial = scene.begin(recorded.tls, sizes(&recorded), greeting.unwrap_or(b"+OK\r\n"));
     let (mut report, mut count, mut withheld) = (Report::new(args.json), Count::default(), 0);
@@ -61,20 +61,29 @@ fn read(args: &RulesTestArgs, id: &str) -> Result<Recorded, Failure> {
     Ok(recorded)
 }
 
-/// The listener that the record names where it is configured, or else one that leads to the same server, or else the first.
-fn listener<'a>(recorded: &Recorded, config: &'a Config) -> Result<&'a Listener, Failure> {
+/// The listener that the record names where it is configured, or else one that leads to the same server, or else the first; and
+/// the one of its upstreams that the record names, or else the first.
+fn listener<'a>(recorded: &Recorded, config: &'a Config) -> Result<(&'a Listener, &'a Upstream), Failure> {
+    let named = |listener: &'a Listener| listener.upstreams.iter().find(|upstream| upstream.name == recorded.upstream);
     let at = |address: SocketAddr| config.listeners.iter().find(|listener| listener.address == address);
-    let to_server = || config.listeners.iter().find(|listener| listener.upstream.name == recorded.upstream);
+    let to_server = || config.listeners.iter().find(|listener| named(listener).is_some());
     let exactly = recorded.listener.and_then(at);
     if exactly.is_none() && config.rules.iter().any(|rule| !rule.when.listeners.is_empty()) {
         warn("the listener of this session is not configured: rules for a listener do not hold in it");
     }
     let similar = exactly.or_else(to_server).or(config.listeners.first());
-    similar.ok_or_else(|| Failure::new(exit::CONFIG, "no listener is configured"))
+    let found = similar.and_then(|listener| Some((listener, &**named(listener).or(listener.upstreams.first())?)));
+    found.ok_or_else(|| Failure::new(exit::CONFIG, "no listener is configured"))
 }
 
 /// What the record says of addresses, names and TLS holds, whatever is configured.
-fn scene<'a>(recorded: &'a Recorded, listener: &'a Listener, config: &'a Config, rules: &'a Arc<Rules>) -> Scene<'a> {
+fn scene<'a>(
+    recorded: &'a Recorded,
+    listener: &Listener,
+    server: &'a Upstream,
+    config: &'a Config,
+    rules: &'a Arc<Rules>,
+) -> Scene<'a> {
     let tls = match (recorded.stls, recorded.tls) {
         (true, _) => TlsMode::Stls,
         (false, true) => TlsMode::Implicit,
@@ -87,7 +96,7 @@ fn scene<'a>(recorded: &'a Recorded, listener: &'a Listener, config: &'a Config,
         listener: recorded.listener.unwrap_or(listener.address),
         hop: ListenerHop { tls, demand: listener.demand, stls: listener.stls },
         upstream: &recorded.upstream,
-        server: &listener.upstream,
+        server,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use toml::Spanned;
 
-use super::unplaced;
-use crate::config::{Destination, Listener, Table, Upstream, intercept::DestinationSection};
+use super::{one_or_many, unplaced};
+use crate::config::{Destination, Listener, Table, Upstream, intercept::DestinationSection, rule::OneOrMany};
 
 /// The table, where there is one.
 pub(super) fn table(listener: &Listener) -> Option<&Table> {
@@ -11,8 +11,11 @@ pub(super) fn table(listener: &Listener) -> Option<&Table> {
 }
 
 /// What the listener's `upstream` is.
-pub(super) fn upstream_names(listener: &Listener) -> String {
-    if table(listener).is_some() { Upstream::ORIGINAL.to_owned() } else { listener.upstream.name.clone() }
+pub(super) fn upstream_names(listener: &Listener) -> OneOrMany<String> {
+    match table(listener) {
+        Some(_) => OneOrMany::One(Upstream::ORIGINAL.to_owned()),
+        None => one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()),
+    }
 }
 
 pub(super) fn destinations(listener: &Listener) -> Option<Spanned<Vec<DestinationSection>>> {

@@ -107,7 +107,7 @@ impl Resolver<'_> {
             self.fault(Fault::new(message, hint), span.clone());
         }
         let unfit = |upstream: &&Arc<Upstream>| upstream.tls != TlsMode::Implicit && !upstream.is_original();
-        if let Some(upstream) = Some(&listener.upstream).into_iter().find(unfit) {
+        if let Some(upstream) = listener.upstreams.iter().find(unfit) {
             let message = format!("TLS that is carried unread cannot go to `{}`, which does not begin with TLS", upstream.name);
             self.fault(Fault::new(message, "write its URL with `pop3s://`, or leave `tls = \"pass\"` out"), span);
         }
@@ -131,5 +131,5 @@ pub(super) fn names_original(raw: &ListenerSection) -> bool {
 }
 
 fn original_span(raw: &ListenerSection) -> Option<std::ops::Range<usize>> {
-    raw.upstream.as_ref().filter(|upstream| upstream.get_ref() == Upstream::ORIGINAL).map(Spanned::span)
+    raw.upstream.as_ref().filter(|upstream| upstream.get_ref().as_slice() == [Upstream::ORIGINAL]).map(Spanned::span)
 }

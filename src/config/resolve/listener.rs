@@ -29,12 +29,10 @@ impl Resolver<'_> {
             }
             let interception = self.interception(section, upstreams);
             let table = interception.as_ref().and_then(|interception| interception.table.as_ref());
-            let upstream = match (self.upstream_of_flags(upstreams), section) {
-                (Some(upstream), _) => Some(upstream),
-                (None, Some(section)) if names_original(section.get_ref()) => {
-                    table.map(Table::upstreams).unwrap_or_default().into_iter().next()
-                }
-                (None, Some(section)) => self.upstream_of(section, upstreams),
+            let reached = match (self.upstream_of_flags(upstreams), section) {
+                (Some(upstream), _) => vec![upstream],
+                (None, Some(section)) if names_original(section.get_ref()) => table.map(Table::upstreams).unwrap_or_default(),
+                (None, Some(section)) => self.upstreams_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
             };
             let raw = section.map(Spanned::get_ref);
@@ -44,11 +42,11 @@ impl Resolver<'_> {
             let allow_from = self.allow_from(address.address, may_be_plain, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let deny_from = self.deny_from(raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
-            if let Some(upstream) = upstream {
+            if !reached.is_empty() {
                 let source = self.source(section);
                 let listener = Listener {
                     address: address.address,
-                    upstream,
+                    upstreams: reached,
                     allow_from,
                     deny_from,
                     stls,
@@ -76,7 +74,8 @@ impl Resolver<'_> {
     }
 
     fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
-        let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| Arc::ptr_eq(&listener.upstream, upstream));
+        let leads_to = |listener: &Listener, one: &Arc<_>| listener.upstreams.iter().any(|upstream| Arc::ptr_eq(upstream, one));
+        let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| leads_to(listener, upstream));
         for unused in upstreams.iter().filter(|upstream| !is_used(upstream)) {
             self.warnings.push(format!("no listener leads to the upstream `{}`", unused.name));
         }

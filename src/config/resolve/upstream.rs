@@ -99,25 +99,32 @@ impl Resolver<'_> {
         Some(self.by_url(url, upstreams))
     }
 
-    /// The one that a listener of the file means.
-    pub(super) fn upstream_of(
-        &mut self,
-        section: &Spanned<ListenerSection>,
-        upstreams: &[Arc<Upstream>],
-    ) -> Option<Arc<Upstream>> {
+    /// Those that a listener of the file means, in its order; none where one of them was found fault with.
+    pub(super) fn upstreams_of(&mut self, section: &Spanned<ListenerSection>, upstreams: &[Arc<Upstream>]) -> Vec<Arc<Upstream>> {
         let Some(named) = &section.get_ref().upstream else {
-            return self.only_upstream(upstreams, Some(section));
+            let is_unreadable = upstreams.len() != 1 && self.is_broken(&["upstream"]);
+            return if is_unreadable { Vec::new() } else { self.only_upstream(upstreams, Some(section)) };
         };
-        match self.by_reference(named.get_ref(), upstreams) {
-            Ok(upstream) => Some(upstream),
-            Err(fault) => {
-                let known_is_broken = self.is_broken(&["name"]) && !named.get_ref().contains(['@', ':']);
-                if !known_is_broken {
-                    self.fault(fault, Some(named.span()));
+        let mut found: Vec<Arc<Upstream>> = Vec::new();
+        let mut is_whole = true;
+        for name in named.get_ref().as_slice() {
+            let fault = match self.by_reference(name, upstreams) {
+                Ok(upstream) if found.contains(&upstream) => {
+                    Fault::new(format!("`{}` is named twice", upstream.name), "name each upstream once: they are tried in order")
                 }
-                None
+                Ok(upstream) => {
+                    found.push(upstream);
+                    continue;
+                }
+                Err(fault) => fault,
+            };
+            is_whole = false;
+            let known_is_broken = self.is_broken(&["name"]) && !name.contains(['@', ':']);
+            if !known_is_broken {
+                self.fault(fault, Some(named.span()));
             }
         }
+        if is_whole { found } else { Vec::new() }
     }
 
     /// The only one there is, for a listener that names none.
@@ -125,10 +132,10 @@ impl Resolver<'_> {
         &mut self,
         upstreams: &[Arc<Upstream>],
         section: Option<&Spanned<ListenerSection>>,
-    ) -> Option<Arc<Upstream>> {
+    ) -> Vec<Arc<Upstream>> {
         let fault = match upstreams {
-            [only] => return Some(Arc::clone(only)),
-            [] if self.server_is_missed || self.is_broken(&["upstream", "url"]) => return None,
+            [only] => return vec![Arc::clone(only)],
+            [] if self.server_is_missed || self.is_broken(&["upstream", "url"]) => return Vec::new(),
             [] => Fault::new(
                 "there is no mail server to reach",
                 "give its URL, such as `poptap run pop3s://pop.example.net`, or an `[[upstream]]` section in the file",
@@ -140,7 +147,7 @@ impl Resolver<'_> {
         };
         self.server_is_missed |= upstreams.is_empty();
         self.fault(fault, section.map(Spanned::span));
-        None
+        Vec::new()
     }
 
     pub(super) fn by_reference(&self, reference: &str, upstreams: &[Arc<Upstream>]) -> Result<Arc<Upstream>, Fault> {
