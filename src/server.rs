@@ -1,9 +1,11 @@
 //! Binds, accepts, admits, and drains.
 
 mod common;
+mod interception;
 mod reload;
 mod way;
 
+pub(crate) use interception::{Interception, Led};
 pub use reload::ReloadError;
 pub use way::Way;
 
@@ -103,6 +105,8 @@ pub(crate) struct Terms {
     pub(crate) rules: Arc<Rules>,
     pub(crate) anomalies: Anomalies,
     pub(crate) memory: Option<Arc<Memory>>,
+    /// There where it takes connections that were meant for others.
+    pub(crate) interception: Option<Interception>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
 }
@@ -343,6 +347,11 @@ fn place(client: IpAddr, terms: &Terms, house: &House) -> Result<(Visit, OwnedSe
 }
 
 impl Terms {
+    /// Whether clients have to begin with TLS: then a line in clear would be noise to them.
+    pub(crate) fn begins_with_tls(&self) -> bool {
+        self.tls == TlsMode::Implicit || self.demand == TlsDemand::Pass
+    }
+
     /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
     pub(crate) fn first_choice(&self) -> &str {
         self.ways.first().map_or("", |way| &way.upstream.name)
@@ -386,7 +395,8 @@ fn bind(
     house: &House,
 ) -> Result<(TcpListener, Arc<Route>), StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
+    let socket = listen_as(listener.address, |socket| interception::prepare(socket, listener))
+        .map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
     Ok((socket, Arc::new(route)))
@@ -395,23 +405,46 @@ fn bind(
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let interception = Interception::new(listener, Arc::clone(&common.own), ways)?;
     let ways = ways.to_each(&listener.upstreams)?;
+    let ways = ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect();
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
-    let Common { limits, rules, anomalies, memory } = common.clone();
-    Ok(Terms { address, ways, stls, tls, demand, acceptor, limits, asked_for, rules, anomalies, memory, allow_from, deny_from })
+    let Common { limits, rules, anomalies, memory, .. } = common.clone();
+    Ok(Terms {
+        address,
+        ways,
+        stls,
+        tls,
+        demand,
+        acceptor,
+        limits,
+        asked_for,
+        rules,
+        anomalies,
+        memory,
+        interception,
+        allow_from,
+        deny_from,
+    })
 }
 
 /// A wildcard IPv6 address takes IPv4 clients too.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_as(address, |_socket| Ok(()))
+}
+
+/// The same, with what `prepare` does before it is bound.
+fn listen_as(address: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     TcpListener::from_std(socket.into())

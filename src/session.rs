@@ -1,7 +1,9 @@
 //! One client's life, from top to bottom.
 
 mod closing;
+mod misdirected;
 mod secure;
+mod unread;
 
 use std::{
     net::SocketAddr,
@@ -13,13 +15,13 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{ProxyProtocol, TlsMode, Upstream},
+    config::{ProxyProtocol, TlsDemand, TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{House, Refusal, Terms, Way, canonical},
+    server::{House, Led, Refusal, Terms, Way, canonical},
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
@@ -27,6 +29,7 @@ use closing::{
     close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
     strict_line, ungreeted,
 };
+use misdirected::{Whither, turn_away};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -46,17 +49,28 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 /// Up to the point where octets can be relayed; `None` where there is no session.
 async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
-    let mut recorder = open(address, terms, house);
-    tracing::info!(session = recorder.id(), client = %address, upstream = terms.first_choice(), "session opened");
+    let whither = Whither::of(&client, terms);
+    let mut recorder = open(address, terms, house, &whither);
+    tracing::info!(session = recorder.id(), client = %address, upstream = whither.upstream(terms), "session opened");
+    let led = match whither.led {
+        Ok(led) => led,
+        Err(error) => return turn_away(client, &error, terms, *recorder).await,
+    };
+    let dialled = led.as_ref().and_then(|led| led.dialled);
+    if terms.demand == TlsDemand::Pass {
+        let client = Client { stream: client, address, tls: None, visit, dialled };
+        Box::pin(unread::carry(client, led, recorder, terms, house)).await;
+        return None;
+    }
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
-            Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)), visit },
+            Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)), visit, dialled },
             Err(closed) => return close_unsecured(*recorder, closed),
         },
-        _ => Client { stream: client, address, tls: None, visit },
+        _ => Client { stream: client, address, tls: None, visit, dialled },
     };
     let reached = tokio::select! {
-        reached = reach(&client, terms) => reached,
+        reached = reach(&client, led, terms) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -73,12 +87,15 @@ struct Client {
     tls: Option<Box<schema::Tls>>,
     /// Counts the session for as long as it lasts; the filter tells it of logins.
     visit: Arc<Mutex<Visit>>,
+    /// Whom it wanted to reach, where that address is dialled.
+    dialled: Option<SocketAddr>,
 }
 
-/// Connects to the first upstream.
-async fn reach(client: &Client, terms: &Terms) -> Result<(Arc<Way>, Connected), ConnectError> {
-    let way = &terms.ways[0];
-    Ok((Arc::clone(way), connect(client, terms, way).await?))
+/// Connects to where the client is led, or else to the first upstream.
+async fn reach(client: &Client, led: Option<Led>, terms: &Terms) -> Result<(Arc<Way>, Connected), ConnectError> {
+    let way = led.map_or_else(|| Arc::clone(&terms.ways[0]), |led| led.way);
+    let connected = connect(client, terms, &way).await?;
+    Ok((way, connected))
 }
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
@@ -103,17 +120,18 @@ pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, h
         Refusal::TooMany => ("-ERR [SYS/TEMP] too many connections, try again later\r\n", None),
         Refusal::NoTranscript => ("-ERR [SYS/TEMP] the transcript cannot be written, try again later\r\n", None),
     };
-    let recorder = open(address, terms, house);
+    let recorder = open(address, terms, house, &Whither::of(&client, terms));
     // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
-    last_words(client, if terms.tls == TlsMode::Implicit { "" } else { line }).await;
+    last_words(client, if terms.begins_with_tls() { "" } else { line }).await;
     close(*recorder, schema::Closed { detail, ..ended("poptap", refusal.reason()) });
 }
 
-fn open(address: SocketAddr, terms: &Terms, house: &House) -> Box<Recorder> {
+fn open(address: SocketAddr, terms: &Terms, house: &House, whither: &Whither) -> Box<Recorder> {
     let mut recorder = Box::new(house.store.recorder(schema::Opened {
         client: address.to_string(),
         listener: terms.address.to_string(),
-        upstream: terms.first_choice().to_owned(),
+        destination: whither.destination.map(|destination| destination.to_string()),
+        upstream: whither.upstream(terms).to_owned(),
         credentials_revealed: false,
     }));
     recorder.watch(&terms.anomalies);
@@ -257,7 +275,7 @@ fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Setting
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
-        upstream: upstream.name.as_str().into(),
+        upstream: client.dialled.map_or_else(|| upstream.name.clone(), |there| format!("{} {there}", upstream.name)).into(),
         visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))

@@ -174,8 +174,12 @@ mod tests {
 
     #[test]
     fn the_first_entry_that_fits_holds() {
-        let destinations =
-            vec![entry("192.0.2.7", Some(110)), entry("192.0.2.0/24", None), entry("2001:db8::/32", None), entry("any", Some(995))];
+        let destinations = vec![
+            entry("192.0.2.7", Some(110)),
+            entry("192.0.2.0/24", None),
+            entry("2001:db8::/32", None),
+            entry("any", Some(995)),
+        ];
         let table = Table { destinations, otherwise: Otherwise::Refuse };
         for (destination, found) in [
             ("192.0.2.7:110", Some(0)),

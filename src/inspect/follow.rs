@@ -228,7 +228,13 @@ impl Session {
 
     fn facts<'a>(&'a self, id: &'a str) -> Facts<'a> {
         let unknown = const {
-            &Opened { client: String::new(), listener: String::new(), upstream: String::new(), credentials_revealed: false }
+            &Opened {
+                client: String::new(),
+                listener: String::new(),
+                destination: None,
+                upstream: String::new(),
+                credentials_revealed: false,
+            }
         };
         let (time, opened) = self.opened.as_ref().map_or(("", unknown), |(time, opened)| (time.as_str(), opened));
         let mut facts = Facts::of_opened(id, time, opened);

@@ -64,8 +64,9 @@ pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: b
 }
 
 fn opened(session: &str, opened: &Opened) -> Vec<Line> {
-    let Opened { client, listener, upstream, credentials_revealed } = opened;
-    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client} → {listener} → {upstream}"))];
+    let Opened { client, listener, destination, upstream, credentials_revealed } = opened;
+    let meant = destination.as_ref().map(|destination| format!(", meant for {destination}")).unwrap_or_default();
+    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client} → {listener} → {upstream}{meant}"))];
     if *credentials_revealed {
         lines.push(alarm(Look::Anomaly, "the passwords of this session are written down; do not share it"));
     }
@@ -82,8 +83,11 @@ fn tls(tls: &Tls) -> Line {
 /// What there is to say of the peer: the name that it asked for, its certificate, and how far it is trusted.
 pub(super) fn particulars(tls: &Tls) -> Vec<String> {
     let accepted = (!tls.accept.is_empty()).then(|| tls.accept.join(", "));
+    let [offered, protocols] = [&tls.offered, &tls.alpn].map(|names| (!names.is_empty()).then(|| names.join(", ")));
     let trust = tls.trust.clone().filter(|trust| trust == "pin");
     let fields = [
+        ("offered", &offered),
+        ("protocols", &protocols),
         ("asked for", &tls.sni),
         ("certificate", &tls.subject),
         ("issued by", &tls.issuer),

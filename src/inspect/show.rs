@@ -292,6 +292,7 @@ fn header(found: &Found) -> Vec<Line> {
         entry("opened", &format!("{start}{lasted}")),
         entry("client", &format!("{} on {}, {client_tls}", opened.client, opened.listener)),
     ];
+    lines.extend(opened.destination.as_ref().map(|destination| entry("meant for", destination)));
     lines.extend(certificate(found.client_tls.as_ref()));
     lines.push(entry("upstream", &format!("{}, {upstream_tls}", opened.upstream)));
     lines.extend(certificate(found.upstream_tls.as_ref()));
@@ -306,12 +307,12 @@ fn beginning(found: &Found) -> (String, Opened) {
     match (&found.opened, &found.summary) {
         (Some((time, opened)), _) => (utc(time), opened.clone()),
         (None, Some((summary, _))) => {
-            let Summary { client, listener, upstream, credentials_revealed, .. } = summary.as_ref().clone();
-            (utc(&summary.start), Opened { client, listener, upstream, credentials_revealed })
+            let Summary { client, listener, destination, upstream, credentials_revealed, .. } = summary.as_ref().clone();
+            (utc(&summary.start), Opened { client, listener, destination, upstream, credentials_revealed })
         }
         (None, None) => {
             let [start, client, listener, upstream] = std::array::from_fn(|_| "unknown".to_owned());
-            (start, Opened { client, listener, upstream, credentials_revealed: false })
+            (start, Opened { client, listener, destination: None, upstream, credentials_revealed: false })
         }
     }
 }

@@ -15,6 +15,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::intercept::connect_from;
+
 /// How long one attempt has the field to itself before the next begins (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -29,8 +31,11 @@ pub trait Network: Clone + Send + Sync + 'static {
 }
 
 /// The system's resolver and its TCP.
-#[derive(Clone, Copy, Debug)]
-pub struct System;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System {
+    /// Whose address connections come from; this host's own, when there is none.
+    pub source: Option<IpAddr>,
+}
 
 impl Network for System {
     type Socket = TcpStream;
@@ -40,7 +45,10 @@ impl Network for System {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        match self.source {
+            Some(client) => connect_from(client, address).await,
+            None => TcpStream::connect(address).await,
+        }
     }
 }
 

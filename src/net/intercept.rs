@@ -64,7 +64,9 @@ impl Misdirected {
             Self::NotRedirected { how: Transparent::Tproxy } | Self::Unknown(_) => {
                 "the firewall's rules and the route are missing, or do not hold for this client; `poptap intercept show-rules` prints them"
             }
-            Self::Loop { .. } => "leave poptap's own connections out of the firewall's rules, as `poptap intercept show-rules` does",
+            Self::Loop { .. } => {
+                "leave poptap's own connections out of the firewall's rules, as `poptap intercept show-rules` does"
+            }
             Self::NotAllowed { .. } => "add its network to `allow_to`, or leave it out of the firewall's rules",
             Self::Unlisted { .. } => "add an entry for it to `destinations`, or `otherwise = \"plain\"`",
         };
@@ -76,7 +78,9 @@ impl Misdirected {
     pub fn client_line(&self) -> &'static str {
         match self {
             Self::NotRedirected { .. } | Self::Loop { .. } => "-ERR [SYS/PERM] there is no mail server at this address\r\n",
-            Self::NotAllowed { .. } | Self::Unlisted { .. } => "-ERR [SYS/PERM] connections to this server are not allowed here\r\n",
+            Self::NotAllowed { .. } | Self::Unlisted { .. } => {
+                "-ERR [SYS/PERM] connections to this server are not allowed here\r\n"
+            }
             Self::Unknown(_) => "-ERR [SYS/TEMP] the server that you want to reach is not known here, try again later\r\n",
         }
     }

@@ -36,6 +36,7 @@ pub struct Connector {
     port: u16,
     security: Security,
     proxy_protocol: ProxyProtocol,
+    from_client: bool,
     connect: Duration,
     handshake: Duration,
     greeting: Duration,
@@ -122,10 +123,29 @@ impl Connector {
             port: upstream.port,
             security,
             proxy_protocol: upstream.proxy_protocol,
+            from_client: false,
             connect: timeouts.connect,
             handshake: timeouts.handshake,
             greeting: timeouts.greeting,
         })
+    }
+
+    /// The same server, as its name is verified and its hop protected, at another address.
+    #[must_use]
+    pub fn towards(&self, address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port(), ..self.clone() }
+    }
+
+    /// For connections that client and server protect themselves.
+    #[must_use]
+    pub fn without_tls(self) -> Self {
+        Self { security: Security::Plain, ..self }
+    }
+
+    /// Connects from the address of the client that a connection is for. Linux only; needs `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn from_client(self) -> Self {
+        Self { from_client: true, ..self }
     }
 
     /// When each certificate expires that is presented to the server.
@@ -145,7 +165,8 @@ impl Connector {
         // Boxed: what dialling and handshakes need is freed before the caller goes on.
         Box::pin(async {
             let begun = Instant::now();
-            let dialled = dial(&System, &self.host, self.port, self.connect).await;
+            let network = System { source: Some(origin.client.ip()).filter(|_| self.from_client && !origin.is_own()) };
+            let dialled = dial(&network, &self.host, self.port, self.connect).await;
             let (mut tcp, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
             let dialling = begun.elapsed();
             self.announce(&mut tcp, origin).await?;

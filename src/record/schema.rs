@@ -70,6 +70,9 @@ pub struct Opened {
     pub client: String,
     /// The listener's address and port.
     pub listener: String,
+    /// The address and port that it wanted to reach, where the connection was meant for another and led here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The upstream's URL or name.
     pub upstream: String,
     /// Whether passwords are written in this session: `--reveal-credentials`.
@@ -101,12 +104,18 @@ impl From<Peer> for Hop {
 pub struct Tls {
     /// Which hop.
     pub hop: Hop,
-    /// `implicit` or `stls`.
+    /// `implicit` or `stls`; `pass` where client and server speak it with each other, and poptap carries it unread.
     pub mode: String,
-    /// Such as `TLSv1.3`.
+    /// Such as `TLSv1.3`; `unknown` where it was carried unread, and the server's choice could not be seen.
     pub version: String,
-    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    /// Such as `TLS13_AES_256_GCM_SHA384`; `unknown` as above.
     pub cipher: String,
+    /// Where it was carried unread: the versions that the client offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered: Vec<String>,
+    /// Where it was carried unread: the protocols that the client offered (ALPN, RFC 7301).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
     /// The name that the client asked for (SNI, RFC 6066 §3), where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
@@ -439,6 +448,9 @@ pub struct Summary {
     pub client: String,
     /// The listener's address and port.
     pub listener: String,
+    /// The address and port that the client wanted to reach, where the connection was meant for another and led here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The upstream's URL or name.
     pub upstream: String,
     /// The user, once a login named one.

@@ -56,6 +56,7 @@ impl Tally {
             start,
             client: opened.client.clone(),
             listener: opened.listener.clone(),
+            destination: opened.destination.clone(),
             upstream: opened.upstream.clone(),
             credentials_revealed: opened.credentials_revealed,
             ..Summary::default()

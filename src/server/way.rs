@@ -1,6 +1,6 @@
 //! The ways to upstreams: what connects to each, shared by all listeners that name it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::StartError;
 use crate::{
@@ -16,6 +16,30 @@ pub struct Way {
     pub upstream: Arc<Upstream>,
     /// What connects to that.
     pub connector: Connector,
+}
+
+impl Way {
+    /// As it is, but dialled at `destination`. One that stands for every server there is has its name from that.
+    pub(super) fn towards(&self, destination: SocketAddr) -> Self {
+        let (host, port) = (destination.ip().to_string(), destination.port());
+        let mut upstream = Upstream { host, port, ..(*self.upstream).clone() };
+        if self.upstream.is_original() {
+            upstream.name = upstream.url().to_string();
+        }
+        Self { upstream: Arc::new(upstream), connector: self.connector.towards(destination) }
+    }
+
+    /// As some listeners' clients take it: without TLS of poptap's own, from the client's address.
+    pub(super) fn fitted(&self, unread: bool, from_client: bool) -> Self {
+        let mut connector = self.connector.clone();
+        if unread {
+            connector = connector.without_tls();
+        }
+        if from_client {
+            connector = connector.from_client();
+        }
+        Self { upstream: Arc::clone(&self.upstream), connector }
+    }
 }
 
 /// Makes ways while listeners are read, one to each upstream.

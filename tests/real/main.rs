@@ -21,6 +21,7 @@ mod export;
 mod fail2ban;
 mod fetch;
 mod harness;
+mod intercept;
 mod keylog;
 mod limits;
 mod matrix;

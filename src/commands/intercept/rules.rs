@@ -183,7 +183,8 @@ fn set<T: ToString>(values: &BTreeSet<T>) -> String {
     format!("{{ {} }}", values.join(", "))
 }
 
-const HEAD: &str = "# Leads clients to poptap; as root. `poptap intercept show-rules --undo` prints what takes it back.\nset -e\n";
+const HEAD: &str =
+    "# Leads clients to poptap; as root. `poptap intercept show-rules --undo` prints what takes it back.\nset -e\n";
 
 /// What is meant for this host itself stays as it is: its own mail server, and poptap.
 const DISTANT: &str = "fib daddr type != local";
@@ -217,7 +218,10 @@ mod tests {
     fn one_address_is_one_family() {
         for (address, rule) in [
             ("192.0.2.1:1110", "meta nfproto ipv4 fib daddr type != local tcp dport { 110 } dnat ip to 192.0.2.1:1110\n"),
-            ("[2001:db8::1]:1110", "meta nfproto ipv6 fib daddr type != local tcp dport { 110 } dnat ip6 to [2001:db8::1]:1110\n"),
+            (
+                "[2001:db8::1]:1110",
+                "meta nfproto ipv6 fib daddr type != local tcp dport { 110 } dnat ip6 to [2001:db8::1]:1110\n",
+            ),
             ("0.0.0.0:1110", "meta nfproto ipv4 fib daddr type != local tcp dport { 110 } redirect to :1110\n"),
             ("127.0.0.1:1110", "# 127.0.0.1:1110 takes this host's own connections only"),
         ] {
@@ -229,9 +233,9 @@ mod tests {
     #[test]
     fn own_connections_spare_poptap_s() {
         for (user, spared) in [("poptap", "\"poptap\""), ("987", "987")] {
-            let rules =
-                Rules { spared: Some(user.to_owned()), ..rules(&[(Transparent::Redirect, "127.0.0.1:1110", &[110])]) };
-            let rule = format!("meta skuid != {spared} meta nfproto ipv4 fib daddr type != local tcp dport {{ 110 }} redirect to :1110");
+            let rules = Rules { spared: Some(user.to_owned()), ..rules(&[(Transparent::Redirect, "127.0.0.1:1110", &[110])]) };
+            let rule =
+                format!("meta skuid != {spared} meta nfproto ipv4 fib daddr type != local tcp dport {{ 110 }} redirect to :1110");
             assert!(rules.script().contains(&rule), "{}", rules.script());
         }
     }

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use crate::config::{
-    Destination, Interception, Listener, Otherwise, Rule, Source, Table, TlsDemand, TlsMode, Upstream,
-    fault::Fault,
-    file::ListenerSection,
-    intercept::DestinationSection,
+    Destination, Interception, Listener, Otherwise, Rule, Source, Table, TlsDemand, TlsMode, Upstream, fault::Fault,
+    file::ListenerSection, intercept::DestinationSection,
 };
 
 use super::Resolver;
