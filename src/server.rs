@@ -1,19 +1,27 @@
 //! Binds, accepts, admits, and drains.
 
+mod accept;
+mod admit;
+mod caller;
 mod common;
+mod inherited;
 mod interception;
 mod reload;
+mod socket;
 mod way;
 
+pub(crate) use caller::Caller;
+pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub(crate) use interception::{Interception, Led};
-pub use reload::ReloadError;
+pub use reload::{ReloadError, Reloaded};
+pub(crate) use socket::listen;
 pub use way::Way;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,24 +29,24 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
+use socket::{bind_hint, listen_as};
 use way::Ways;
 
 use crate::{
-    admission::{Admission, Denied, Visit, log_refused_client},
+    admission::{Admission, Denied},
     config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
-    net::{Stream, TlsConfigError},
+    net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
-    session,
     tap::Pool,
     tls::{Acceptor, AcceptorError, Expiry, KeyLog, KeyLogError},
 };
@@ -50,14 +58,17 @@ const LARGE_BUFFERS: usize = 64;
 const TRIM: Duration = Duration::from_secs(2);
 /// Refusals that are being said at one time; beyond that, connections are closed without a word.
 const REFUSALS: usize = 64;
-/// The pause after an `accept` that failed, as it does when no file descriptors are left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything is bound, and nothing accepted yet.
 pub struct Server {
-    bound: Vec<(TcpListener, Arc<Route>)>,
+    bound: Vec<Bound>,
+    /// Listeners that a reload has added.
+    added: mpsc::UnboundedReceiver<Bound>,
     house: Arc<House>,
 }
+
+/// A listener that nobody accepts from yet.
+type Bound = (Arc<TcpListener>, Arc<Route>);
 
 /// What all sessions share.
 pub(crate) struct House {
@@ -76,6 +87,11 @@ pub(crate) struct House {
     refusals: Arc<Semaphore>,
     /// Listeners on which nobody can be accepted at this moment.
     deaf: AtomicUsize,
+    trouble: Trouble,
+    /// Every listener that is wanted, in the order of the configuration.
+    routes: Mutex<Vec<Arc<Route>>>,
+    /// Where a reload sends the listeners that it has added.
+    adding: mpsc::UnboundedSender<Bound>,
 }
 
 /// A bound listener.
@@ -86,6 +102,8 @@ struct Route {
     asked_for: SocketAddr,
     /// Exchanged at a reload; a session keeps those that it began with.
     terms: ArcSwap<Terms>,
+    /// Cancelled when a reload has taken the listener away.
+    unwanted: CancellationToken,
 }
 
 /// Where a listener's clients are carried to, and on what terms.
@@ -109,6 +127,8 @@ pub(crate) struct Terms {
     pub(crate) interception: Option<Interception>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
+    /// There where clients are announced by proxies, and by nobody else.
+    proxy_from: Vec<IpNet>,
 }
 
 /// A listener as others see it.
@@ -122,10 +142,9 @@ pub struct Served {
     pub ways: Arc<[Arc<Way>]>,
 }
 
-/// Exchanges certificates, keys and trust while sessions go on.
+/// Exchanges listeners, certificates, keys and trust while sessions go on.
 #[derive(Clone)]
 pub struct Reloader {
-    routes: Vec<Arc<Route>>,
     house: Arc<House>,
 }
 
@@ -181,6 +200,8 @@ pub enum StartError {
 pub(crate) enum Refusal {
     /// It is not in `allow_from`.
     NotAllowed,
+    /// Only proxies may connect, and it is none.
+    NotAProxy,
     /// It is in `deny_from`.
     Denied,
     /// Its address is blocked, or has too many sessions.
@@ -195,6 +216,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing stays bound.
     pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+        let (adding, added) = mpsc::unbounded_channel();
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
             store,
@@ -209,20 +231,21 @@ impl Server {
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             deaf: AtomicUsize::new(0),
+            trouble: Trouble::default(),
+            routes: Mutex::default(),
+            adding,
         };
         let common = Common::new(config, &house.memory)?;
         let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
         let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
-        let bound = bound.collect::<Result<_, _>>()?;
-        Ok(Self { bound, house: Arc::new(house) })
+        let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
+        *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
+        Ok(Self { bound, added, house: Arc::new(house) })
     }
 
     /// Each bound listener.
     pub fn served(&self) -> impl Iterator<Item = Served> {
-        self.bound.iter().map(|(_, route)| {
-            let terms = route.terms.load();
-            Served { address: route.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
-        })
+        self.bound.iter().map(|(_, route)| route.served())
     }
 
     /// The way to each upstream, once.
@@ -237,23 +260,32 @@ impl Server {
         ways
     }
 
-    /// What exchanges certificates while the server runs.
+    /// What exchanges listeners and certificates while the server runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader { routes: self.bound.iter().map(|(_, route)| Arc::clone(route)).collect(), house: Arc::clone(&self.house) }
+        Reloader { house: Arc::clone(&self.house) }
     }
 
     /// Accepts clients until told to drain; then waits for the sessions, up to the limit or until told to close.
     ///
     /// Returns how many sessions were cut short.
     pub async fn run(self) -> usize {
-        let (sessions, house) = (TaskTracker::new(), self.house);
-        let accepting = TaskTracker::new();
-        for (listener, route) in self.bound {
+        let Self { bound, mut added, house } = self;
+        let (sessions, accepting) = (TaskTracker::new(), TaskTracker::new());
+        let begin = |(listener, route): Bound| {
             accepting.spawn(accept(listener, route, Arc::clone(&house), sessions.clone()));
-        }
-        accepting.close();
+        };
+        bound.into_iter().for_each(begin);
         let served = async {
+            loop {
+                tokio::select! {
+                    () = house.stop.drain.cancelled() => break,
+                    Some(bound) = added.recv() => begin(bound),
+                }
+            }
+            // What was added in the last moment is closed, as all other listeners are.
+            drop(added);
+            accepting.close();
             accepting.wait().await;
             sessions.close();
             drain(&sessions, &house).await
@@ -262,6 +294,20 @@ impl Server {
             cut_short = served => cut_short,
             () = trim(&house.pool) => 0,
         }
+    }
+}
+
+impl House {
+    /// Nothing that holds the lock can leave the list half done.
+    fn routes(&self) -> MutexGuard<'_, Vec<Arc<Route>>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Route {
+    fn served(&self) -> Served {
+        let terms = self.terms.load();
+        Served { address: self.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
     }
 }
 
@@ -290,62 +336,6 @@ async fn drain(sessions: &TaskTracker, house: &House) -> usize {
     house.cut_short.load(Ordering::SeqCst)
 }
 
-async fn accept(listener: TcpListener, route: Arc<Route>, house: Arc<House>, sessions: TaskTracker) {
-    loop {
-        let accepted = tokio::select! {
-            () = house.stop.drain.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((client, address)) => admit(client, canonical(address), &route, &house, &sessions),
-            Err(error) => {
-                tracing::warn!(listener = %route.address, "cannot accept a client: {error}");
-                house.deaf.fetch_add(1, Ordering::SeqCst);
-                sleep(ACCEPT_PAUSE).await;
-                house.deaf.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-    }
-}
-
-fn admit(client: TcpStream, address: SocketAddr, route: &Route, house: &Arc<House>, sessions: &TaskTracker) {
-    let (client, terms, house) = (Stream::new(client), route.terms.load_full(), Arc::clone(house));
-    let refusal = match place(address.ip(), &terms, &house) {
-        Ok((visit, permit)) => {
-            sessions.spawn(async move {
-                session::serve(client, address, &terms, &house, visit).await;
-                drop(permit);
-            });
-            return;
-        }
-        Err(refusal) => refusal,
-    };
-    // Said here, so that none is missing where many come at a time.
-    log_refused_client(address, terms.address, refusal.reason());
-    if let Ok(permit) = Arc::clone(&house.refusals).try_acquire_owned() {
-        sessions.spawn(async move {
-            session::refuse(client, address, &terms, &house, refusal).await;
-            drop(permit);
-        });
-    }
-}
-
-/// Finds a place for a client's session.
-fn place(client: IpAddr, terms: &Terms, house: &House) -> Result<(Visit, OwnedSemaphorePermit), Refusal> {
-    if terms.deny_from.iter().any(|network| network.contains(&client)) {
-        return Err(Refusal::Denied);
-    }
-    if !terms.allow_from.allows(client) {
-        return Err(Refusal::NotAllowed);
-    }
-    let visit = house.admission.arrive(client, &terms.limits).map_err(Refusal::NotAdmitted)?;
-    if !house.store.accepts_sessions() {
-        return Err(Refusal::NoTranscript);
-    }
-    let permit = Arc::clone(&house.permits).try_acquire_owned().map_err(|_full| Refusal::TooMany)?;
-    Ok((visit, permit))
-}
-
 impl Terms {
     /// Whether clients have to begin with TLS: then a line in clear would be noise to them.
     pub(crate) fn begins_with_tls(&self) -> bool {
@@ -363,6 +353,7 @@ impl Refusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotAllowed => "not-allowed",
+            Self::NotAProxy => "not-a-proxy",
             Self::Denied => "denied",
             Self::NotAdmitted(denied) => denied.reason(),
             Self::TooMany => "too-many-connections",
@@ -371,35 +362,19 @@ impl Refusal {
     }
 }
 
-impl AllowFrom {
-    /// Whether a client with this address, in its canonical form, may come.
-    pub(crate) fn allows(&self, client: IpAddr) -> bool {
-        client.is_loopback()
-            || match self {
-                Self::Loopback => false,
-                Self::Networks(networks) => networks.iter().any(|network| network.contains(&client)),
-                Self::Any => true,
-            }
-    }
-}
-
 /// An IPv4 client of a dual-stack listener has an address that maps its own.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(
-    listener: &Listener,
-    common: &Common,
-    ways: &mut Ways<'_>,
-    house: &House,
-) -> Result<(TcpListener, Arc<Route>), StartError> {
+fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
     let socket = listen_as(listener.address, |socket| interception::prepare(socket, listener))
         .map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
-    let route = Route { address: terms.address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms) };
-    Ok((socket, Arc::new(route)))
+    let (address, unwanted) = (terms.address, CancellationToken::new());
+    let route = Route { address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms), unwanted };
+    Ok((Arc::new(socket), Arc::new(route)))
 }
 
 /// Reads what TLS takes on both hops.
@@ -412,6 +387,7 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
+    let proxy_from = listener.proxy_from.clone();
     let Common { limits, rules, anomalies, memory, .. } = common.clone();
     Ok(Terms {
         address,
@@ -428,56 +404,6 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
         interception,
         allow_from,
         deny_from,
+        proxy_from,
     })
-}
-
-/// A wildcard IPv6 address takes IPv4 clients too.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    listen_as(address, |_socket| Ok(()))
-}
-
-/// The same, with what `prepare` does before it is bound.
-fn listen_as(address: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn bind_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; hint: something listens there already; choose another port with `--listen`",
-        io::ErrorKind::PermissionDenied => "; hint: ports below 1024 need a privilege; choose a higher one with `--listen`",
-        io::ErrorKind::AddrNotAvailable => "; hint: this host does not have that address",
-        _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_may_connect() {
-        let networks = AllowFrom::Networks(vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
-        for (allow, client, expected) in [
-            (&AllowFrom::Loopback, "127.0.0.9", true),
-            (&AllowFrom::Loopback, "::1", true),
-            (&AllowFrom::Loopback, "192.0.2.1", false),
-            (&networks, "192.0.2.77", true),
-            (&networks, "::ffff:192.0.2.77", true),
-            (&networks, "198.51.100.1", false),
-            (&networks, "2001:db8::5", true),
-            (&AllowFrom::Any, "198.51.100.1", true),
-        ] {
-            let address = canonical(SocketAddr::new(client.parse().unwrap(), 1));
-            assert_eq!(allow.allows(address.ip()), expected, "{allow:?} {client}");
-        }
-    }
 }

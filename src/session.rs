@@ -1,5 +1,6 @@
 //! One client's life, from top to bottom.
 
+mod announced;
 mod closing;
 mod misdirected;
 mod secure;
@@ -21,10 +22,11 @@ use crate::{
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{House, Led, Refusal, Terms, Way, canonical},
+    server::{Caller, House, Led, Refusal, Terms, Way, canonical},
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
+pub(crate) use announced::announced;
 use closing::{
     close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
     strict_line, ungreeted,
@@ -35,8 +37,8 @@ use secure::{Mode, secure};
 /// Carries one client to its server and back.
 ///
 /// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
-pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, house: &House, visit: Visit) {
-    let Some(mut session) = Box::pin(begin(client, address, terms, house, visit)).await else { return };
+pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: &House, visit: Visit) {
+    let Some(mut session) = Box::pin(begin(client, caller, terms, house, visit)).await else { return };
     let mut outcome = session.relay().await;
     if matches!(outcome, Some(Outcome::StartTls)) {
         let Some(secured) = Box::pin(session.start_tls()).await else { return };
@@ -47,27 +49,28 @@ pub(crate) async fn serve(client: Stream, address: SocketAddr, terms: &Terms, ho
 }
 
 /// Up to the point where octets can be relayed; `None` where there is no session.
-async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
+async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
     let whither = Whither::of(&client, terms);
-    let mut recorder = open(address, terms, house, &whither);
-    tracing::info!(session = recorder.id(), client = %address, upstream = whither.upstream(terms), "session opened");
+    let mut recorder = open(&caller, terms, house, &whither);
+    let caller = Caller { destination: caller.destination.or(whither.destination), ..caller.settled() };
+    tracing::info!(session = recorder.id(), client = %caller.address, proxy = caller.proxy.map(tracing::field::display), upstream = whither.upstream(terms), "session opened");
     let led = match whither.led {
         Ok(led) => led,
         Err(error) => return turn_away(client, &error, terms, *recorder).await,
     };
     let dialled = led.as_ref().and_then(|led| led.dialled);
     if terms.demand == TlsDemand::Pass {
-        let client = Client { stream: client, address, tls: None, visit, dialled };
+        let client = Client { stream: client, caller, tls: None, visit, dialled };
         Box::pin(unread::carry(client, led, recorder, terms, house)).await;
         return None;
     }
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
-            Ok((stream, tls)) => Client { stream, address, tls: Some(Box::new(tls)), visit, dialled },
+            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit, dialled },
             Err(closed) => return close_unsecured(*recorder, closed),
         },
-        _ => Client { stream: client, address, tls: None, visit, dialled },
+        _ => Client { stream: client, caller, tls: None, visit, dialled },
     };
     let reached = tokio::select! {
         reached = reach(&client, led, terms) => reached,
@@ -83,7 +86,7 @@ async fn begin<'a>(client: Stream, address: SocketAddr, terms: &'a Terms, house:
 /// The client's hop.
 struct Client {
     stream: Stream,
-    address: SocketAddr,
+    caller: Caller,
     tls: Option<Box<schema::Tls>>,
     /// Counts the session for as long as it lasts; the filter tells it of logins.
     visit: Arc<Mutex<Visit>>,
@@ -100,8 +103,9 @@ async fn reach(client: &Client, led: Option<Led>, terms: &Terms) -> Result<(Arc<
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
     // Where all interfaces are listened on, the address that the client chose is the one that tells something.
-    let listener = client.stream.local_addr().map_or(terms.address, canonical);
-    let origin = Origin { client: client.address, listener, tls: client.tls.as_deref().cloned() };
+    let reached = client.caller.destination.or_else(|| client.stream.local_addr().ok());
+    let listener = reached.map_or(terms.address, canonical);
+    let origin = Origin { client: client.caller.address, listener, tls: client.tls.as_deref().cloned() };
     way.connector.connect(&origin).await
 }
 
@@ -113,25 +117,29 @@ async fn reset(client: &Stream) {
 }
 
 /// Turns a client away with one line.
-pub(crate) async fn refuse(client: Stream, address: SocketAddr, terms: &Terms, house: &House, refusal: Refusal) {
+pub(crate) async fn refuse(client: Stream, caller: &Caller, terms: &Terms, house: &House, refusal: Refusal) {
     let (line, detail) = match refusal {
         Refusal::NotAllowed | Refusal::Denied => ("-ERR [SYS/PERM] your address is not allowed here\r\n", None),
+        // It may be anybody, and a proxy would not understand a line.
+        Refusal::NotAProxy => ("", None),
         Refusal::NotAdmitted(denied) => (denied.client_line(), Some(denied.detail())),
         Refusal::TooMany => ("-ERR [SYS/TEMP] too many connections, try again later\r\n", None),
         Refusal::NoTranscript => ("-ERR [SYS/TEMP] the transcript cannot be written, try again later\r\n", None),
     };
-    let recorder = open(address, terms, house, &Whither::of(&client, terms));
+    let recorder = open(caller, terms, house, &Whither::of(&client, terms));
     // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
     last_words(client, if terms.begins_with_tls() { "" } else { line }).await;
     close(*recorder, schema::Closed { detail, ..ended("poptap", refusal.reason()) });
 }
 
-fn open(address: SocketAddr, terms: &Terms, house: &House, whither: &Whither) -> Box<Recorder> {
+fn open(caller: &Caller, terms: &Terms, house: &House, whither: &Whither) -> Box<Recorder> {
     let mut recorder = Box::new(house.store.recorder(schema::Opened {
-        client: address.to_string(),
+        client: caller.address.to_string(),
         listener: terms.address.to_string(),
         destination: whither.destination.map(|destination| destination.to_string()),
         upstream: whither.upstream(terms).to_owned(),
+        proxied_by: caller.proxy.map(|proxy| proxy.to_string()),
+        announced: caller.said.clone(),
         credentials_revealed: false,
     }));
     recorder.watch(&terms.anomalies);
@@ -269,8 +277,12 @@ impl<'a> Session<'a> {
 
 /// What decides in a session from here on.
 fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Settings) -> Policy {
-    let facts =
-        Facts { client: client.address.ip(), listener: terms.asked_for, upstream: &upstream.name, tls: client.tls.is_some() };
+    let facts = Facts {
+        client: client.caller.address.ip(),
+        listener: terms.asked_for,
+        upstream: &upstream.name,
+        tls: client.tls.is_some(),
+    };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
@@ -330,7 +342,7 @@ mod tests {
     use super::*;
 
     /// Of the future that a call of `function` makes.
-    fn size<F>(_function: impl FnOnce(Stream, SocketAddr, &'static Terms, &'static House, Visit) -> F) -> usize {
+    fn size<F>(_function: impl FnOnce(Stream, Caller, &'static Terms, &'static House, Visit) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -45,7 +45,7 @@ pub fn recorder(store: &Store) -> Recorder {
         client: "192.0.2.1:40000".to_owned(),
         listener: "192.0.2.2:110".to_owned(),
         upstream: "pop3://server.invalid".to_owned(),
-        credentials_revealed: false,
+        ..schema::Opened::default()
     })
 }
 

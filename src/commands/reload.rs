@@ -8,11 +8,11 @@ use tokio::{
     time::{MissedTickBehavior, interval_at},
 };
 
-use super::{Failure, exit};
+use super::{Failure, exit, run::announce};
 use crate::{
     cli::RunArgs,
     config::{self, Loaded},
-    server::Reloader,
+    server::{Reloaded, Reloader},
     tls::Expiry,
 };
 
@@ -47,9 +47,13 @@ async fn reload(reloader: &Reloader, args: &RunArgs) {
     let (working, args) = (reloader.clone(), args.clone());
     let done = tokio::task::spawn_blocking(move || try_reload(&working, &args)).await;
     match done.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(notes) => {
+        Ok(Reloaded { opened, closed, notes }) => {
             for note in notes {
                 tracing::warn!("{note}");
+            }
+            opened.iter().for_each(announce);
+            for address in closed {
+                tracing::info!("no longer listening on {address}; its sessions go on");
             }
             tracing::info!("reloaded: new sessions use the configuration as it is now");
             warn_of_expiry(reloader);
@@ -58,10 +62,10 @@ async fn reload(reloader: &Reloader, args: &RunArgs) {
     }
 }
 
-fn try_reload(reloader: &Reloader, args: &RunArgs) -> Result<Vec<String>, String> {
+fn try_reload(reloader: &Reloader, args: &RunArgs) -> Result<Reloaded, String> {
     let Loaded { config, warnings } = config::load(args).map_err(|faults| faults.to_string())?;
-    let notes = reloader.reload(&config).map_err(|error| error.to_string())?;
-    Ok(warnings.into_iter().chain(notes).collect())
+    let reloaded = reloader.reload(&config).map_err(|error| error.to_string())?;
+    Ok(Reloaded { notes: warnings.into_iter().chain(reloaded.notes).collect(), ..reloaded })
 }
 
 fn warn_of_expiry(reloader: &Reloader) {

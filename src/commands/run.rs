@@ -106,7 +106,8 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         introduce(&server, config);
     }
     if !on_terminal || config.log.file.is_some() {
-        announce(&server, config);
+        server.served().for_each(|served| announce(&served));
+        tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
     let serving = web.serve(config, &server.reloader());
@@ -184,12 +185,10 @@ pub(super) fn report(loss: Loss) {
 }
 
 /// Says in the log what a terminal is told by [`introduce`].
-fn announce(server: &Server, config: &Config) {
-    for Served { address, tls, ways } in server.served() {
-        let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
-        tracing::info!(upstream = names, tls = protection(tls), "listening on {address}");
-    }
-    tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
+pub(super) fn announce(served: &Served) {
+    let Served { address, tls, ways } = served;
+    let names = ways.iter().map(|way| way.upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+    tracing::info!(upstream = names, tls = protection(*tls), "listening on {address}");
 }
 
 /// Says on the terminal what to do next, and tests each upstream meanwhile: clients need not wait for that.

@@ -84,6 +84,7 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         upstream: Some(unplaced(intercept::upstream_names(listener))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
+        proxy_from: some_networks(&listener.proxy_from),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|demand| listener.tls == TlsMode::Stls || *demand == TlsDemand::Pass),
         transparent: listener.interception.as_ref().map(|interception| unplaced(interception.how)),

@@ -87,6 +87,9 @@ pub(super) struct ListenerSection {
     /// Networks whose clients are refused, whatever `allow_from` says, and though they be on this host.
     #[schemars(with = "Option<Vec<Network>>")]
     pub(super) deny_from: Option<Spanned<Vec<Network>>>,
+    /// Proxies that announce each client by the PROXY protocol, version 1 or 2. Nobody else may connect then.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) proxy_from: Option<Spanned<Vec<Network>>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
     /// Whether clients must start TLS before they log in, where STLS is offered; or that TLS is carried unread.

@@ -78,6 +78,9 @@ pub struct Listener {
     pub allow_from: AllowFrom,
     /// Who may not all the same; loopback clients too.
     pub deny_from: Vec<IpNet>,
+    /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
+    /// `deny_from` are about the clients that they announce.
+    pub proxy_from: Vec<IpNet>,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.

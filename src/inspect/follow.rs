@@ -233,6 +233,8 @@ impl Session {
                 listener: String::new(),
                 destination: None,
                 upstream: String::new(),
+                proxied_by: None,
+                announced: None,
                 credentials_revealed: false,
             }
         };

@@ -6,8 +6,8 @@ use super::{
     pairing::Pairing,
 };
 use crate::record::schema::{
-    Anomaly, Body, ClientData, Closed, Command, Content, Decision, Gap, Greeting, Hop, Opaque, Opened, Record, Reply, Sasl,
-    Summary, Text, Tls, Unsolicited,
+    Announced, Anomaly, Body, ClientData, Closed, Command, Content, Decision, Gap, Greeting, Hop, Opaque, Opened, Record, Reply,
+    Sasl, Summary, Text, Tls, Unsolicited,
 };
 
 /// A listing of at most this many lines is shown line by line; a longer one is folded.
@@ -64,13 +64,32 @@ pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: b
 }
 
 fn opened(session: &str, opened: &Opened) -> Vec<Line> {
-    let Opened { client, listener, destination, upstream, credentials_revealed } = opened;
+    let Opened { client, listener, destination, upstream, proxied_by, announced: said, credentials_revealed } = opened;
+    let via = proxied_by.as_ref().map(|proxy| format!(" → {proxy}")).unwrap_or_default();
     let meant = destination.as_ref().map(|destination| format!(", meant for {destination}")).unwrap_or_default();
-    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client} → {listener} → {upstream}{meant}"))];
+    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client}{via} → {listener} → {upstream}{meant}"))];
+    lines.extend(said.as_deref().map(|said| remark(Look::Own, &format!("announced by the PROXY protocol: {}", announced(said)))));
     if *credentials_revealed {
         lines.push(alarm(Look::Anomaly, "the passwords of this session are written down; do not share it"));
     }
     lines
+}
+
+/// What a proxy said of a client.
+pub(super) fn announced(said: &Announced) -> String {
+    let mut words = vec![format!("header {}", said.header)];
+    words.extend(said.anonymous.then(|| "no client named".to_owned()));
+    for (what, value) in [
+        ("to", &said.destination),
+        ("TLS", &said.tls_version),
+        ("cipher", &said.tls_cipher),
+        ("certificate", &said.tls_name),
+        ("asked for", &said.sni),
+        ("ALPN", &said.alpn),
+    ] {
+        words.extend(value.as_ref().map(|value| format!("{what} {value}")));
+    }
+    words.join(", ")
 }
 
 fn tls(tls: &Tls) -> Line {

@@ -15,7 +15,7 @@ use super::{
     lines::Head,
     message,
     paint::{Line, Look},
-    render::{Conversation, alarm, particulars, undelivered, verdict},
+    render::{Conversation, alarm, announced, particulars, undelivered, verdict},
     store::Store,
     view::{finish, write_json},
 };
@@ -292,6 +292,7 @@ fn header(found: &Found) -> Vec<Line> {
         entry("opened", &format!("{start}{lasted}")),
         entry("client", &format!("{} on {}, {client_tls}", opened.client, opened.listener)),
     ];
+    lines.extend(proxy(&opened));
     lines.extend(opened.destination.as_ref().map(|destination| entry("meant for", destination)));
     lines.extend(certificate(found.client_tls.as_ref()));
     lines.push(entry("upstream", &format!("{}, {upstream_tls}", opened.upstream)));
@@ -307,14 +308,23 @@ fn beginning(found: &Found) -> (String, Opened) {
     match (&found.opened, &found.summary) {
         (Some((time, opened)), _) => (utc(time), opened.clone()),
         (None, Some((summary, _))) => {
-            let Summary { client, listener, destination, upstream, credentials_revealed, .. } = summary.as_ref().clone();
-            (utc(&summary.start), Opened { client, listener, destination, upstream, credentials_revealed })
+            let Summary { client, listener, destination, upstream, proxied_by, credentials_revealed, .. } =
+                summary.as_ref().clone();
+            let announced = None;
+            (utc(&summary.start), Opened { client, listener, destination, upstream, proxied_by, announced, credentials_revealed })
         }
         (None, None) => {
             let [start, client, listener, upstream] = std::array::from_fn(|_| "unknown".to_owned());
-            (start, Opened { client, listener, destination: None, upstream, credentials_revealed: false })
+            (start, Opened { client, listener, upstream, ..Opened::default() })
         }
     }
+}
+
+/// Who announced the client, and what was said of it.
+fn proxy(opened: &Opened) -> Option<Line> {
+    let peer = opened.proxied_by.as_ref().map(|peer| format!("by {peer}"));
+    let words: Vec<_> = peer.into_iter().chain(opened.announced.as_deref().map(announced)).collect();
+    (!words.is_empty()).then(|| entry("announced", &words.join(", ")))
 }
 
 fn entry(name: &str, value: &str) -> Line {

@@ -1,5 +1,6 @@
 //! Sockets: one stream type for both hops, and the way to the server: resolve, race, TLS, STLS.
 
+mod announced;
 mod dial;
 mod error;
 mod intercept;
@@ -8,6 +9,7 @@ mod stls;
 mod stream;
 mod upstream;
 
+pub(crate) use announced::{Announcement, read_header};
 pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
 pub use error::ConnectError;
 pub use intercept::Misdirected;

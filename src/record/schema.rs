@@ -75,9 +75,43 @@ pub struct Opened {
     pub destination: Option<String>,
     /// The upstream's URL or name.
     pub upstream: String,
+    /// The address and port of the proxy that the connection came from, where it announced the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxied_by: Option<String>,
+    /// What the header of the PROXY protocol said, where there was one. Boxed, since it is rarely there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Box<Announced>>,
     /// Whether passwords are written in this session: `--reveal-credentials`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_revealed: bool,
+}
+
+/// What a proxy said of the connection that it handed on, in the header of the PROXY protocol.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct Announced {
+    /// The version of the header: `v1` or `v2`.
+    pub header: String,
+    /// Whether it named no client: `LOCAL`, a health check for example, or `UNKNOWN`. The connection counts as the peer's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// The address and port that the client connected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The version of TLS between the client and the proxy, as that calls it; absent when plain or not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_version: Option<String>,
+    /// Its cipher suite, as the proxy calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cipher: Option<String>,
+    /// The common name of the client's certificate, where the proxy verified one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_name: Option<String>,
+    /// The name that the client asked the proxy for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// The protocol that was agreed on with the proxy (ALPN, RFC 7301).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
 }
 
 /// One of the two hops.
@@ -453,6 +487,9 @@ pub struct Summary {
     pub destination: Option<String>,
     /// The upstream's URL or name.
     pub upstream: String,
+    /// The address and port of the proxy that the connection came from, where it announced the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxied_by: Option<String>,
     /// The user, once a login named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

@@ -58,6 +58,7 @@ impl Tally {
             listener: opened.listener.clone(),
             destination: opened.destination.clone(),
             upstream: opened.upstream.clone(),
+            proxied_by: opened.proxied_by.clone(),
             credentials_revealed: opened.credentials_revealed,
             ..Summary::default()
         };
@@ -236,6 +237,8 @@ impl Tally {
             "client-tls" | "timeout-client-handshake" => because("TLS with the client failed"),
             "upstream-stls" => because("the server would not start TLS"),
             "not-allowed" => because("client turned away: its address may not connect"),
+            "not-a-proxy" => because("client turned away: only proxies may connect here, and its address is none of theirs"),
+            "proxy-header" | "timeout-proxy-header" => because("closed: the proxy did not announce its client"),
             "denied" => because("client turned away: its address is denied"),
             "client-blocked" => because("client turned away: too many failed logins from its address"),
             "user-blocked" => because("client turned away: too many failed logins of this user"),

@@ -1,10 +1,13 @@
-//! Exchanging certificates, keys and trust while sessions go on.
+//! Exchanging listeners, certificates, keys and trust while sessions go on.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, StartError, Terms, Ways, terms};
+use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Ways, bind, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -24,37 +27,63 @@ pub enum ReloadError {
     },
 }
 
+/// What a reload has changed, besides the terms of what stayed.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Listeners that were added.
+    pub opened: Vec<Served>,
+    /// The addresses of those that were taken away: no more clients are accepted there, and their sessions go on.
+    pub closed: Vec<SocketAddr>,
+    /// What stays as it was until a restart.
+    pub notes: Vec<String>,
+}
+
 impl Reloader {
-    /// Takes over what `config` says of TLS, upstreams, rules, limits and who may come. All of it, or nothing: a file that cannot be
-    /// used leaves everything as it is. Sessions keep what they began with.
+    /// Takes over what `config` says of listeners, TLS, upstreams, rules, limits and who may come. All of it, or nothing: what cannot
+    /// be used leaves everything as it is. Sessions keep what they began with, also those of a listener that is taken away.
     ///
-    /// Returns what cannot be taken over while running: listeners that came or went, and limits that have a size from the start.
+    /// Returns what came and went, and what cannot be taken over while running: limits that have a size from the start.
     ///
     /// # Errors
     ///
     /// [`ReloadError`], with what cannot be used.
-    pub fn reload(&self, config: &Config) -> Result<Vec<String>, ReloadError> {
-        let common = Common::new(config, &self.house.memory)?;
-        let mut ways = Ways::new(&self.house.timeouts, self.house.key_log.as_ref());
-        let mut wanted: Vec<_> = config.listeners.iter().collect();
-        let (mut fresh, mut notes) = (Vec::new(), Vec::new());
-        for route in &self.routes {
-            let Some(at) = wanted.iter().position(|listener| listener.address == route.asked_for) else {
-                notes.push(format!("the listener {} is no longer configured, and stays until a restart", route.address));
-                continue;
-            };
-            let terms = terms(wanted.remove(at), &common, &mut ways, &self.house)?;
-            fit(&terms)?;
-            fresh.push((route, terms));
+    pub fn reload(&self, config: &Config) -> Result<Reloaded, ReloadError> {
+        let house = &*self.house;
+        let common = Common::new(config, &house.memory)?;
+        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        // One at a time: the list is taken until it is exchanged.
+        let mut routes = house.routes();
+        let mut left = routes.clone();
+        let (mut wanted, mut changed, mut added) = (Vec::new(), Vec::new(), Vec::new());
+        for listener in &config.listeners {
+            match left.iter().position(|route| route.asked_for == listener.address) {
+                Some(at) => {
+                    let (route, terms) = (left.remove(at), terms(listener, &common, &mut ways, house)?);
+                    fit(&terms)?;
+                    wanted.push(Arc::clone(&route));
+                    changed.push((route, terms));
+                }
+                None => {
+                    let (socket, route) = bind(listener, &common, &mut ways, house)?;
+                    fit(&route.terms.load())?;
+                    wanted.push(Arc::clone(&route));
+                    added.push((socket, route));
+                }
+            }
         }
-        notes.extend(
-            wanted.iter().map(|listener| format!("the listener {} is new, and has to wait for a restart", listener.address)),
-        );
-        notes.extend(unchanged(&self.house.fixed, &config.limits));
-        for (route, terms) in fresh {
-            exchange(route, terms);
+        // Nothing can fail any more.
+        for (route, terms) in changed {
+            exchange(&route, terms);
         }
-        Ok(notes)
+        let opened = added.iter().map(|(_, route)| route.served()).collect();
+        for bound in added {
+            // Nobody takes it once the server drains.
+            let _ = house.adding.send(bound);
+        }
+        left.iter().for_each(|route| route.unwanted.cancel());
+        *routes = wanted;
+        let closed = left.iter().map(|route| route.address).collect();
+        Ok(Reloaded { opened, closed, notes: unchanged(&house.fixed, &config.limits).collect() })
     }
 
     /// Why a monitoring system should send no clients here; `None` where they are welcome.
@@ -82,7 +111,7 @@ impl Reloader {
     #[must_use]
     pub fn expiries(&self) -> Vec<Expiry> {
         let mut found: Vec<Expiry> = Vec::new();
-        for route in &self.routes {
+        for route in self.house.routes().iter() {
             for expiry in expiries(&route.terms.load()) {
                 if !found.contains(&expiry) {
                     found.push(expiry);

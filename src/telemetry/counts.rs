@@ -57,7 +57,7 @@ const BOUNDS_US: [u64; 15] = [
 pub(super) const BUCKETS: usize = BOUNDS_US.len() + 1;
 
 /// How sessions end, as `reason` in the transcript says it; what is not in the list counts as `other`.
-const OUTCOMES: [&str; 37] = [
+const OUTCOMES: [&str; 40] = [
     "quit",
     "eof",
     "reset",
@@ -75,6 +75,9 @@ const OUTCOMES: [&str; 37] = [
     "upstream-refused",
     "upstream-tls",
     "upstream-stls",
+    "not-a-proxy",
+    "proxy-header",
+    "timeout-proxy-header",
     "not-allowed",
     "denied",
     "client-blocked",

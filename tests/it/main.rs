@@ -29,6 +29,7 @@ mod relay;
 mod reload;
 mod replay;
 mod rules;
+mod secrets;
 mod sums;
 mod support;
 mod tls;

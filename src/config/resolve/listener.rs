@@ -39,7 +39,9 @@ impl Resolver<'_> {
             let demand = self.demand(address, raw, span.clone());
             let may_be_plain = address.tls.may_be_plain(demand);
             let server_tls = self.server_tls(address, section, span.clone());
-            let allow_from = self.allow_from(address.address, may_be_plain, raw.and_then(|raw| raw.allow_from.as_deref()), span);
+            let proxy_from = self.proxy_from(raw);
+            let reach = Reach { address: address.address, may_be_plain, proxied: !proxy_from.is_empty() };
+            let allow_from = self.allow_from(reach, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let deny_from = self.deny_from(raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if !reached.is_empty() {
@@ -49,6 +51,7 @@ impl Resolver<'_> {
                     upstreams: reached,
                     allow_from,
                     deny_from,
+                    proxy_from,
                     stls,
                     tls: address.tls,
                     demand,
@@ -108,44 +111,58 @@ impl Resolver<'_> {
     }
 
     /// Where a login may be plain and come from elsewhere, that needs somebody's word for it.
-    fn allow_from(
-        &mut self,
-        address: SocketAddr,
-        may_be_plain: bool,
-        in_file: Option<&[Network]>,
-        span: Option<Range<usize>>,
-    ) -> AllowFrom {
+    fn allow_from(&mut self, reach: Reach, in_file: Option<&[Network]>, span: Option<Range<usize>>) -> AllowFrom {
+        let Reach { address, may_be_plain, proxied } = reach;
         let flags = Some(self.args.allow_from.as_slice()).filter(|flags| !flags.is_empty());
         let allowed = flags.or(in_file).unwrap_or_default();
-        let everywhere = !is_loopback(address.ip());
+        let everywhere = proxied || !is_loopback(address.ip());
         if allowed.is_empty() {
             if everywhere && !may_be_plain {
                 return AllowFrom::Any;
             }
             if everywhere && !self.is_broken(&["allow_from"]) {
                 let message = format!("the listener {address} would let everybody log in without encryption");
-                let hint = "say who may come with `--allow-from 192.0.2.0/24` or `allow_from = [\"192.0.2.0/24\"]`, listen on \
-                            127.0.0.1, or require TLS: `pop3s://`, or `pop3+stls://` and `--require-tls`";
+                let hint = if proxied { PROXIED_HINT } else { LISTENER_HINT };
                 self.fault(Fault::new(message, hint), span);
             }
             return AllowFrom::Loopback;
         }
         if allowed.iter().any(is_everybody) {
             if everywhere && may_be_plain {
-                self.warnings
-                    .push(format!("the listener {address} lets everybody in, and logins cross the network without encryption"));
+                let way = if proxied { "come from its proxies" } else { "cross the network" };
+                self.warnings.push(format!("the listener {address} lets everybody in, and logins {way} without encryption"));
             }
             return AllowFrom::Any;
         }
-        let networks = allowed.iter().filter_map(|network| match network {
-            Network::Of(network) => Some(*network),
-            Network::Any => None,
-        });
-        AllowFrom::Networks(networks.collect())
+        AllowFrom::Networks(named(allowed))
     }
 }
 
+/// Where a listener is, and how one gets there.
+#[derive(Clone, Copy)]
+struct Reach {
+    address: SocketAddr,
+    may_be_plain: bool,
+    /// Its clients are announced by proxies, and may be anywhere.
+    proxied: bool,
+}
+
+const LISTENER_HINT: &str = "say who may come with `--allow-from 192.0.2.0/24` or `allow_from = [\"192.0.2.0/24\"]`, listen on \
+                             127.0.0.1, or require TLS: `pop3s://`, or `pop3+stls://` and `--require-tls`";
+const PROXIED_HINT: &str = "say which of the proxies' clients may come with `allow_from = [\"192.0.2.0/24\"]`; `allow_from = [\"any\"]` \
+                            where the proxies speak TLS with them";
+
 impl Resolver<'_> {
+    /// Whoever is let in here can claim to be anybody.
+    fn proxy_from(&mut self, section: Option<&ListenerSection>) -> Vec<IpNet> {
+        let Some(proxies) = section.and_then(|section| section.proxy_from.as_ref()) else { return Vec::new() };
+        if proxies.get_ref().iter().any(is_everybody) {
+            let fault = Fault::new("`proxy_from` would let everybody claim any address", "name the proxies' own addresses");
+            self.fault(fault, Some(proxies.span()));
+        }
+        named(proxies.get_ref())
+    }
+
     /// Everybody can be turned away without a listener.
     fn deny_from(&mut self, section: Option<&ListenerSection>) -> Vec<IpNet> {
         let Some(denied) = section.and_then(|section| section.deny_from.as_ref()) else { return Vec::new() };
@@ -157,12 +174,17 @@ impl Resolver<'_> {
         if list.get_ref().contains(&Network::Any) {
             self.fault(on_any(), Some(list.span()));
         }
-        let networks = list.get_ref().iter().filter_map(|network| match network {
-            Network::Of(network) => Some(*network),
-            Network::Any => None,
-        });
-        networks.collect()
+        named(list.get_ref())
     }
+}
+
+/// The networks of a list without `any`.
+fn named(list: &[Network]) -> Vec<IpNet> {
+    let networks = list.iter().filter_map(|network| match network {
+        Network::Of(network) => Some(*network),
+        Network::Any => None,
+    });
+    networks.collect()
 }
 
 fn address_span(section: Option<&Spanned<ListenerSection>>) -> Option<Range<usize>> {

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     pop3::{Keyword, identity},
     record::schema::{
-        Anomaly, Body, Closed, Command, Content, Decision, Greeting, Opaque, Opened, Record, Reply, Sasl, Summary, Text, Tls,
-        Unsolicited,
+        Announced, Anomaly, Body, Closed, Command, Content, Decision, Greeting, Opaque, Opened, Record, Reply, Sasl, Summary,
+        Text, Tls, Unsolicited,
     },
 };
 
@@ -164,15 +164,28 @@ fn body_without(body: Body, names: &mut Names) -> Body {
 }
 
 fn opened_without(opened: Opened, names: &mut Names) -> Opened {
-    let Opened { client, listener, destination, upstream, credentials_revealed: _ } = opened;
+    let Opened { client, listener, destination, upstream, proxied_by, announced, credentials_revealed: _ } = opened;
     Opened {
         client: names.address(&client),
         listener: names.address(&listener),
         destination: destination.map(|destination| names.address(&destination)),
         upstream: upstream_without(&upstream, names),
+        proxied_by: proxied_by.map(|address| names.address(&address)),
+        announced: announced.map(|said| Box::new(announced_without(*said, names))),
         // They are revealed no longer.
         credentials_revealed: false,
     }
+}
+
+/// What TLS is called comes from somebody else's program, but is no name of anybody's.
+fn announced_without(said: Announced, names: &mut Names) -> Announced {
+    let Announced { header, anonymous, destination, tls_version, tls_cipher, tls_name, sni, alpn } = said;
+    let destination = destination.map(|address| names.address(&address));
+    let [tls_name, sni, alpn] = [tls_name, sni, alpn].map(|name| name.map(|name| text::name(&name, names)));
+    let is_label =
+        |label: &String| label.len() <= 64 && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"._-".contains(&octet));
+    let [tls_version, tls_cipher] = [tls_version, tls_cipher].map(|label| label.filter(is_label));
+    Announced { header, anonymous, destination, tls_version, tls_cipher, tls_name, sni, alpn }
 }
 
 fn upstream_without(upstream: &str, names: &mut Names) -> String {
@@ -256,6 +269,7 @@ fn summary_without(mut summary: Summary, names: &mut Names) -> Summary {
         listener,
         destination,
         upstream,
+        proxied_by,
         user,
         logged_in: _,
         mechanism,
@@ -286,6 +300,7 @@ fn summary_without(mut summary: Summary, names: &mut Names) -> Summary {
     *listener = names.address(listener);
     *destination = take(destination).map(|destination| names.address(&destination));
     *upstream = upstream_without(upstream, names);
+    *proxied_by = take(proxied_by).map(|address| names.address(&address));
     *user = user_of(take(user), names);
     *mechanism = mechanism_of(take(mechanism));
     *verdict = text::sentence(verdict, names);

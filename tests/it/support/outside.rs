@@ -245,6 +245,11 @@ impl Poptap {
         Client::to(self.address)
     }
 
+    /// All files in its folder with their names, as they are at this moment.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+        files(self.folder.path())
+    }
+
     /// Writes its configuration file anew; it reads that at the next SIGHUP.
     pub fn reconfigure(&self, configuration: &str) {
         fs::write(self.folder.path().join("poptap.toml"), configuration).unwrap();

@@ -1,0 +1,77 @@
+//! What the fuzzers share: how a file of octets becomes a conversation, and the player of the property tests.
+//!
+//! A conversation is written as the dialogues of `tests/dialogues` are, but for any octets: the first octet chooses the setting,
+//! the second how everything is cut, and then each part begins with the octet 0xFF and a letter: `C` and `S` for what a client
+//! and a server say, `c` and `s` for the end of their streams.
+#![allow(missing_docs)]
+
+use poptap::pop3::Peer;
+
+use support::play::Step;
+
+pub mod support {
+    #[path = "../../../tests/it/support/play.rs"]
+    pub mod play;
+    #[path = "../../../tests/it/support/rules.rs"]
+    pub mod rules;
+    #[path = "../../../tests/it/support/witness.rs"]
+    pub mod witness;
+}
+
+/// What a file says.
+pub struct Conversation {
+    pub setting: u8,
+    pub cuts: u8,
+    pub steps: Vec<Step>,
+}
+
+impl Conversation {
+    /// `None` where there is nothing to play.
+    pub fn of(octets: &[u8]) -> Option<Self> {
+        let [setting, cuts, parts @ ..] = octets else { return None };
+        let steps = parts.split(|&octet| octet == 0xFF).filter_map(step).collect();
+        Some(Self { setting: *setting, cuts: *cuts, steps })
+    }
+
+    /// All that a side says.
+    pub fn said(&self, by: Peer) -> Vec<u8> {
+        let octets = |step: &Step| match step {
+            Step::Says(peer, octets) if *peer == by => octets.clone(),
+            _ => Vec::new(),
+        };
+        self.steps.iter().flat_map(octets).collect()
+    }
+}
+
+fn step(part: &[u8]) -> Option<Step> {
+    let (&letter, octets) = part.split_first()?;
+    match letter {
+        b'C' => Some(Step::Says(Peer::Client, octets.to_vec())),
+        b'S' => Some(Step::Says(Peer::Upstream, octets.to_vec())),
+        b'c' => Some(Step::Ends(Peer::Client)),
+        b's' => Some(Step::Ends(Peer::Upstream)),
+        _ => None,
+    }
+}
+
+/// Joins what one side says in a row; then each line of the server's is a step of its own. So cuts cannot change who spoke
+/// first, nor what a line sets free that was held.
+pub fn apart(steps: &[Step]) -> Vec<Step> {
+    let mut joined: Vec<Step> = Vec::new();
+    for step in steps {
+        match (joined.last_mut(), step) {
+            (Some(Step::Says(last, said)), Step::Says(peer, octets)) if last == peer => said.extend(octets),
+            _ => joined.push(step.clone()),
+        }
+    }
+    joined.into_iter().flat_map(lines_of_the_server).collect()
+}
+
+fn lines_of_the_server(step: Step) -> Vec<Step> {
+    match step {
+        Step::Says(Peer::Upstream, octets) => {
+            octets.split_inclusive(|&octet| octet == b'\n').map(|line| Step::Says(Peer::Upstream, line.to_vec())).collect()
+        }
+        other => vec![other],
+    }
+}

@@ -1,0 +1,48 @@
+//! Who has connected.
+
+use std::net::SocketAddr;
+
+use super::canonical;
+use crate::record::schema;
+
+/// The client of a connection. Its address is the one that counts: in transcripts, rules, limits, logs, and towards the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The client's address: the one that a proxy announced, or else the connection's.
+    pub(crate) address: SocketAddr,
+    /// The address that it connected to, where a proxy said so; else it is the connection's.
+    pub(crate) destination: Option<SocketAddr>,
+    /// The proxy that announced it.
+    pub(crate) proxy: Option<SocketAddr>,
+    /// What a header said, for the transcript.
+    pub(crate) said: Option<Box<schema::Announced>>,
+}
+
+impl Caller {
+    /// At the other end of the connection itself.
+    pub(crate) fn direct(address: SocketAddr) -> Self {
+        Self { address: canonical(address), destination: None, proxy: None, said: None }
+    }
+
+    /// Behind `proxy`, which said so; where it named nobody, the proxy itself.
+    pub(crate) fn announced(proxy: SocketAddr, addresses: Option<(SocketAddr, SocketAddr)>, said: schema::Announced) -> Self {
+        let said = Some(Box::new(said));
+        match addresses {
+            Some((client, destination)) => {
+                let (destination, proxy) = (Some(canonical(destination)), Some(canonical(proxy)));
+                Self { address: canonical(client), destination, proxy, said }
+            }
+            None => Self { said, ..Self::direct(proxy) },
+        }
+    }
+
+    /// Whether it is a proxy that speaks for itself, as with a health check.
+    pub(crate) fn is_the_proxy(&self) -> bool {
+        self.said.is_some() && self.proxy.is_none()
+    }
+
+    /// Without what only the beginning of a session needs.
+    pub(crate) fn settled(self) -> Self {
+        Self { said: None, ..self }
+    }
+}
