@@ -21,11 +21,16 @@ pub(super) struct Whither {
 impl Whither {
     /// Asks the system, where connections are led to this listener.
     pub(super) fn of(client: &Stream, terms: &Terms) -> Self {
-        let Some(interception) = &terms.interception else { return Self { destination: None, led: Ok(None) } };
+        let Some(interception) = &terms.interception else { return Self::nowhere() };
         match interception.destination(client.tcp(), terms.address) {
             Ok(destination) => Self { destination: Some(destination), led: interception.way(destination) },
             Err(error) => Self { destination: error.destination(), led: Err(error) },
         }
+    }
+
+    /// Of a client that is carried nowhere, and not asked.
+    pub(super) fn nowhere() -> Self {
+        Self { destination: None, led: Ok(None) }
     }
 
     /// The name of the upstream that follows, as far as is known.

@@ -26,6 +26,10 @@ impl Resolver<'_> {
         if !cfg!(target_os = "linux") {
             self.fault(Fault::new("only Linux leads connections here", "leave `transparent` out"), Some(how.span()));
         }
+        if let Some(proxies) = &raw.proxy_from {
+            let fault = Fault::new("a proxy's connections are meant for this listener", "leave `transparent` or `proxy_from` out");
+            self.fault(fault, Some(proxies.span()));
+        }
         let allow_to = raw.allow_to.as_ref().map(|list| {
             self.networks(list, || Fault::new("`allow_to` would allow every destination", "name networks, or leave it out"))
         });
