@@ -4,6 +4,7 @@ mod accept;
 mod admit;
 mod caller;
 mod common;
+pub(crate) mod health;
 mod inherited;
 mod interception;
 mod reload;
@@ -15,7 +16,7 @@ pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub(crate) use interception::{Interception, Led};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
-pub use way::Way;
+pub use way::{Standing, Way};
 
 use std::{
     io,
@@ -39,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
 use socket::{bind_hint, listen_as};
-use way::Ways;
+use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
@@ -236,7 +237,7 @@ impl Server {
             adding,
         };
         let common = Common::new(config, &house.memory)?;
-        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let mut ways = Ways::new(&house, Vec::new());
         let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
@@ -251,13 +252,8 @@ impl Server {
     /// The way to each upstream, once.
     #[must_use]
     pub fn ways(&self) -> Vec<Arc<Way>> {
-        let mut ways: Vec<Arc<Way>> = Vec::new();
-        for way in self.served().flat_map(|served| served.ways.to_vec()) {
-            if !ways.iter().any(|known| Arc::ptr_eq(known, &way)) {
-                ways.push(way);
-            }
-        }
-        ways
+        let served: Vec<_> = self.served().collect();
+        distinct(served.iter().flat_map(|served| served.ways.iter()))
     }
 
     /// What exchanges listeners and certificates while the server runs.

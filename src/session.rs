@@ -3,6 +3,7 @@
 mod announced;
 mod closing;
 mod misdirected;
+mod reach;
 mod secure;
 mod unread;
 
@@ -16,7 +17,7 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{ProxyProtocol, TlsDemand, TlsMode, Upstream},
+    config::{TlsDemand, TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
@@ -32,6 +33,7 @@ use closing::{
     strict_line, ungreeted,
 };
 use misdirected::{Whither, turn_away};
+use reach::{reach, settle};
 use secure::{Mode, secure};
 
 /// Carries one client to its server and back.
@@ -73,7 +75,7 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
         _ => Client { stream: client, caller, tls: None, visit, dialled },
     };
     let reached = tokio::select! {
-        reached = reach(&client, led, terms) => reached,
+        reached = reach(&client, led, terms, &mut recorder) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -92,13 +94,6 @@ struct Client {
     visit: Arc<Mutex<Visit>>,
     /// Whom it wanted to reach, where that address is dialled.
     dialled: Option<SocketAddr>,
-}
-
-/// Connects to where the client is led, or else to the first upstream.
-async fn reach(client: &Client, led: Option<Led>, terms: &Terms) -> Result<(Arc<Way>, Connected), ConnectError> {
-    let way = led.map_or_else(|| Arc::clone(&terms.ways[0]), |led| led.way);
-    let connected = connect(client, terms, &way).await?;
-    Ok((way, connected))
 }
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
@@ -222,7 +217,7 @@ impl<'a> Session<'a> {
             Err(closed) => return finish(tap, closed),
         };
         let settings = settings(&client, terms, &way.upstream);
-        if way.upstream.proxy_protocol == ProxyProtocol::Off {
+        if !way.upstream.proxy_protocol.tells_tls() {
             tap.secured(policy(&client, terms, &way.upstream, settings));
             return Some(Self { client, upstream, way, tap, terms, house });
         }
@@ -254,6 +249,7 @@ impl<'a> Session<'a> {
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, &way.connector));
+        settle(&way, ungreeted.as_ref(), tap.observer().is_greeted());
         let closed = match (&ungreeted, &outcome) {
             _ if objection.is_some() => strict(objection),
             (Some(error), _) => failed(error),

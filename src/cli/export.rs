@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::StoreArgs;
-use crate::inspect::ExportFormat;
+use crate::{
+    config::{Argument, Size},
+    inspect::ExportFormat,
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -34,12 +37,15 @@ pub struct ExportArgs {
     /// As what.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: ExportFormat,
-    /// The file, or with `eml` the directory [default: standard output; with `eml` the current directory].
+    /// The file, `-` for standard output, or with `eml` the directory [default: standard output; with `eml` the current directory].
     #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
     /// Replace files that exist.
     #[arg(long)]
     pub force: bool,
+    /// Octets of filler at most, in the place of what was not kept (pcapng).
+    #[arg(long, value_name = "SIZE", value_parser = Argument::<Size>::new(), default_value = "1 GiB")]
+    pub max_octets: Size,
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,

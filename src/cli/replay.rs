@@ -1,10 +1,12 @@
 //! What `sessions diff` and `replay` take.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use super::StoreArgs;
 use crate::{
-    config::{Argument, ListenAddress, Period},
+    config::{Argument, ListenAddress, Period, Size},
     inspect::Timing,
 };
 
@@ -46,7 +48,9 @@ Examples:
   poptap replay --as-server 7k2
       plays what the server said in this session to whoever connects to 127.0.0.1:1110, until Ctrl-C
   poptap replay --as-server --last --listen 0 --timing fast --once
-      plays the last session once, as fast as it can, on a port that the system chooses";
+      plays the last session once, as fast as it can, on a port that the system chooses
+  poptap replay --as-server 7k2 --listen pop3s://1995 --self-signed replay.pem
+      plays it inside TLS: curl --cacert replay.pem pop3s://localhost:1995/";
 
 /// What `replay` takes.
 #[derive(Args, Clone, Debug)]
@@ -60,17 +64,33 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub last: bool,
     /// Where to listen: `ADDR:PORT` or `PORT`, on loopback only. Port 0 lets the system choose; the choice is printed.
+    ///
+    /// Behind `pop3s://` TLS begins with the first octet, behind `pop3+stls://` STLS is offered. Otherwise, with a certificate, TLS
+    /// begins as it did in the session.
     #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenAddress>::new(), default_value = "127.0.0.1:1110")]
     pub listen: ListenAddress,
+    /// PEM file with the certificate for clients, and those that lead from it to its authority.
+    #[arg(long, value_name = "FILE", conflicts_with = "self_signed")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with its private key [default: the certificate's file].
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Make a certificate for `localhost` and 127.0.0.1 that is good for a day; FILE gets it, without its key, for clients to trust.
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "clap's way to say that the value may be left out")]
+    pub self_signed: Option<Option<PathBuf>>,
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
     /// How fast: each answer as late as it was recorded, or at once.
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub timing: ReplayTiming,
-    /// The longest wait before an answer, with the timing as recorded.
+    /// The longest wait before an answer, and the longest time for a body, with the timing as recorded.
     #[arg(long, value_name = "PERIOD", value_parser = Argument::<Period>::new(), default_value = "30s")]
     pub max_delay: Period,
+    /// Octets of a message that are made up at most.
+    #[arg(long, value_name = "SIZE", value_parser = Argument::<Size>::new(), default_value = "1 GiB")]
+    pub max_octets: Size,
     /// End when the first client has left.
     #[arg(long)]
     pub once: bool,

@@ -1,6 +1,9 @@
 //! `poptap sessions export` and `sessions scrub`.
 
-use std::io::{self, BufWriter, IsTerminal as _};
+use std::{
+    io::{self, BufWriter, IsTerminal as _},
+    path::Path,
+};
 
 use super::{Failure, exit};
 use crate::{
@@ -13,12 +16,16 @@ use crate::{
 pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     let directory = config::store(&args.store)?;
     let which = args.id.clone().map_or(Which::Last, Which::Id);
-    let output = args.output.as_deref();
+    let is_stdout = args.output.as_deref() == Some(Path::new("-"));
+    if is_stdout && args.format == ExportFormat::Eml {
+        return Err(Failure::new(exit::USAGE, "messages are files, one each: name a directory with --output"));
+    }
+    let output = args.output.as_deref().filter(|_| !is_stdout);
     let (stdout, format) = (io::stdout(), args.format);
     if format == ExportFormat::Pcapng && output.is_none() && stdout.is_terminal() {
         return Err(Failure::new(exit::USAGE, "packets are not for a terminal: name a file with --output, or use a pipe"));
     }
-    let export = Export { directory: &directory, which: &which, format, output, force: args.force };
+    let export = Export { directory: &directory, which: &which, format, output, force: args.force, filler: args.max_octets.0 };
     Ok(inspect::export(&export, &mut BufWriter::new(stdout.lock()), &mut io::stderr().lock())?)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use crate::{
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
-    server::{Served, Server, StartError, Stop},
+    server::{Served, Server, StartError, Stop, Way},
     telemetry,
     web::Web,
 };
@@ -197,7 +198,8 @@ fn introduce(server: &Server, config: &Config) {
         say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for way in server.ways() {
+    let is_one_server = |way: &Arc<Way>| !way.upstream.is_original() && way.connector.reads_greetings();
+    for way in server.ways().into_iter().filter(is_one_server) {
         tokio::spawn(async move { say(&findings(&way.upstream, way.connector.probe().await.as_ref())) });
     }
 }
@@ -313,6 +315,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command},
+        net::Endpoint,
         record::schema,
     };
 
@@ -364,7 +367,7 @@ mod tests {
     fn the_introduction_says_what_to_do_next() {
         let upstream = Upstream::at(&"pop3s://pop.example.net".parse().unwrap());
         let report = Report {
-            address: "192.0.2.1:995".parse().unwrap(),
+            address: Endpoint::Address("192.0.2.1:995".parse().unwrap()),
             tls: None,
             days_left: Some(61),
             greeting: "+OK".to_owned(),

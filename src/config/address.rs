@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -10,7 +11,8 @@ use ipnet::IpNet;
 
 use super::{TlsMode, fault::Malformed};
 
-/// A mail server's URL: `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`.
+/// A mail server's URL: `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`; over a Unix socket of this host
+/// `pop3+unix:///path` or `pop3+stls+unix:///path`.
 ///
 /// The aliases `pop://`, `pops://` and `pop+stls://` are read too, in any case (RFC 2384 has the first).
 /// Displayed, the port is left out where it is the scheme's own.
@@ -20,9 +22,35 @@ pub struct UpstreamUrl {
     pub tls: TlsMode,
     /// Host name or address literal as written; an IPv6 literal without its brackets.
     pub host: String,
-    /// TCP port, never 0.
+    /// TCP port, never 0 but for a Unix socket.
     pub port: u16,
+    /// The path of a Unix socket, in place of host and port; absolute. The host is then [`UpstreamUrl::THIS_HOST`].
+    pub socket: Option<PathBuf>,
 }
+
+impl UpstreamUrl {
+    /// Where the server behind a Unix socket is.
+    pub const THIS_HOST: &'static str = "localhost";
+
+    fn of_socket(tls: TlsMode, path: &str) -> Result<Self, Malformed> {
+        let fault = |message: &str, hint: &str| Err(Malformed::new(message, hint));
+        match path {
+            _ if !path.starts_with('/') => {
+                fault("the path of a Unix socket begins with `/`", "write `pop3+unix:///run/pop3.sock`")
+            }
+            _ if path.len() > SOCKET_PATH => {
+                fault("the path of a Unix socket has at most 107 octets", "put it into another directory")
+            }
+            _ if path.contains('\0') || path.ends_with('/') => {
+                fault("this is not the path of a socket", "write `pop3+unix:///run/pop3.sock`")
+            }
+            _ => Ok(Self { tls, host: Self::THIS_HOST.to_owned(), port: 0, socket: Some(path.into()) }),
+        }
+    }
+}
+
+/// Octets of a Unix socket's path, at most: Linux has room for 108 with a NUL behind them.
+const SOCKET_PATH: usize = 107;
 
 impl FromStr for UpstreamUrl {
     type Err = Malformed;
@@ -38,15 +66,27 @@ impl FromStr for UpstreamUrl {
             ));
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| not_a_url(text))?;
+        if let Some(tls) = scheme.to_ascii_lowercase().strip_suffix("+unix").and_then(scheme_mode) {
+            return match tls {
+                TlsMode::Implicit => Err(Malformed::new(
+                    "TLS from the first octet is not spoken over a Unix socket",
+                    "use `pop3+unix://` (plain) or `pop3+stls+unix://` (STLS)",
+                )),
+                TlsMode::Plain | TlsMode::Stls => Self::of_socket(tls, rest),
+            };
+        }
         let tls = scheme_mode(scheme).ok_or_else(|| unknown_scheme(scheme))?;
         let (host, port) = split_host(without_path(rest)?)?;
-        Ok(Self { tls, host: host.to_owned(), port: port.unwrap_or_else(|| default_port(tls)) })
+        Ok(Self { tls, host: host.to_owned(), port: port.unwrap_or_else(|| default_port(tls)), socket: None })
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.tls.scheme();
+        if let Some(path) = &self.socket {
+            return write!(out, "{scheme}+unix://{}", path.display());
+        }
         if self.host.contains(':') {
             write!(out, "{scheme}://[{}]", self.host)?;
         } else {
@@ -154,7 +194,7 @@ fn default_port(tls: TlsMode) -> u16 {
 }
 
 fn unknown_scheme(scheme: &str) -> Malformed {
-    let hint = "use `pop3s://` (TLS), `pop3+stls://` (STLS) or `pop3://` (plain)";
+    let hint = "use `pop3s://` (TLS), `pop3+stls://` (STLS) or `pop3://` (plain); `pop3+unix://` for a Unix socket";
     Malformed::new(format!("`{scheme}://` is not a scheme that poptap knows"), hint)
 }
 
@@ -278,9 +318,32 @@ mod tests {
             ("pop3://my_host.", TlsMode::Plain, "my_host.", 110, "pop3://my_host."),
         ] {
             let parsed = url(text).unwrap();
-            assert_eq!(parsed, UpstreamUrl { tls, host: host.to_owned(), port }, "{text}");
+            assert_eq!(parsed, UpstreamUrl { tls, host: host.to_owned(), port, socket: None }, "{text}");
             assert_eq!(parsed.to_string(), canonical);
             assert_eq!(url(canonical).unwrap(), parsed, "{canonical} reads back");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_has_a_path_in_place_of_a_host() {
+        for (text, tls, path, canonical) in [
+            ("pop3+unix:///run/pop3.sock", TlsMode::Plain, "/run/pop3.sock", "pop3+unix:///run/pop3.sock"),
+            ("POP+STLS+Unix:///a b#c", TlsMode::Stls, "/a b#c", "pop3+stls+unix:///a b#c"),
+        ] {
+            let parsed = url(text).unwrap();
+            assert_eq!((parsed.tls, parsed.socket.as_deref(), parsed.port), (tls, Some(path.as_ref()), 0), "{text}");
+            assert_eq!((parsed.to_string(), url(canonical).unwrap()), (canonical.to_owned(), parsed));
+        }
+        let long = format!("pop3+unix:///{}", "x".repeat(107));
+        for (text, said) in [
+            ("pop3s+unix:///run/x", "TLS from the first octet"),
+            ("pop3+unix://run/x", "begins with `/`"),
+            ("pop3+unix:///run/", "not the path of a socket"),
+            (&long, "at most 107 octets"),
+            ("imap+unix:///run/x", "`imap+unix://`"),
+        ] {
+            let refused = url(text).unwrap_err();
+            assert!(format!("{refused} {}", refused.hint).contains(said), "{text}: {refused}");
         }
     }
 

@@ -231,6 +231,8 @@ fn timeouts_section(timeouts: &Timeouts) -> TimeoutsSection {
         half_closed: Some(Period(timeouts.half_closed)),
         reply: Some(Period(timeouts.reply)),
         drain: Some(Period(timeouts.drain)),
+        rest: Some(Period(timeouts.rest)),
+        longest_rest: Some(unplaced(Period(timeouts.longest_rest))),
     }
 }
 

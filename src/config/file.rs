@@ -153,7 +153,7 @@ pub(super) struct UpstreamSection {
     /// Its name in records and for listeners; the URL when left out.
     #[schemars(with = "Option<String>")]
     pub(super) name: Option<Spanned<String>>,
-    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`.
+    /// `pop3://host[:110]`, `pop3s://host[:995]` or `pop3+stls://host[:110]`; `pop3+unix:///path` or `pop3+stls+unix:///path`.
     #[schemars(with = "Option<UpstreamUrl>")]
     pub(super) url: Option<Spanned<UpstreamUrl>>,
     /// PEM file with the certificates to trust instead of the system's roots.
@@ -326,6 +326,11 @@ pub(super) struct TimeoutsSection {
     pub(super) reply: Option<Period>,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub(super) drain: Option<Period>,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub(super) rest: Option<Period>,
+    /// The longest that becomes.
+    #[schemars(with = "Option<Period>")]
+    pub(super) longest_rest: Option<Spanned<Period>>,
 }
 
 /// The operational log.

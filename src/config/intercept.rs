@@ -137,7 +137,7 @@ impl Upstream {
     /// Stands for every server that is dialled because the client wanted to reach it, and for no other reason.
     #[must_use]
     pub fn original() -> Self {
-        let url = super::UpstreamUrl { tls: super::TlsMode::Plain, host: Self::ORIGINAL.to_owned(), port: 110 };
+        let url = super::UpstreamUrl { tls: super::TlsMode::Plain, host: Self::ORIGINAL.to_owned(), port: 110, socket: None };
         Self { name: Self::ORIGINAL.to_owned(), ..Self::at(&url) }
     }
 

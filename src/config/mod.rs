@@ -126,6 +126,8 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path of a Unix socket, in place of host and port.
+    pub socket: Option<PathBuf>,
     /// How the hop is protected.
     pub tls: TlsMode,
     /// PEM file with the certificates to trust instead of the system's roots.
@@ -366,6 +368,10 @@ pub struct Timeouts {
     pub reply: Duration,
     /// For sessions to finish after SIGTERM or SIGINT.
     pub drain: Duration,
+    /// How long an upstream that failed is not tried where there is another one; doubled with each failure that follows.
+    pub rest: Duration,
+    /// The longest that becomes.
+    pub longest_rest: Duration,
 }
 
 /// The operational log.
@@ -434,6 +440,7 @@ impl Upstream {
             name: url.to_string(),
             host: url.host.clone(),
             port: url.port,
+            socket: url.socket.clone(),
             tls: url.tls,
             ca_file: None,
             crl_file: None,
@@ -450,6 +457,6 @@ impl Upstream {
     /// Its URL in one form, the port left out where it is the scheme's own.
     #[must_use]
     pub fn url(&self) -> UpstreamUrl {
-        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port }
+        UpstreamUrl { tls: self.tls, host: self.host.clone(), port: self.port, socket: self.socket.clone() }
     }
 }

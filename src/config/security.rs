@@ -172,8 +172,18 @@ pub enum ProxyProtocol {
     /// It is not.
     #[default]
     Off,
+    /// By version 1, a line of text: the addresses alone, and nothing of TLS.
+    V1,
     /// By version 2, the binary one; whether the client's hop is TLS goes along.
     V2,
+}
+
+impl ProxyProtocol {
+    /// Whether the server learns if the client's hop is TLS, so that it has to be told anew when that changes.
+    #[must_use]
+    pub fn tells_tls(self) -> bool {
+        self == Self::V2
+    }
 }
 
 #[cfg(test)]

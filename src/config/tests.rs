@@ -3,7 +3,12 @@
 mod listener_tls;
 mod rules;
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Parser;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -188,6 +193,33 @@ upstream = ['b', 'pop3://c', 'a']
         let file = file.replace("['b', 'pop3://c', 'a']", list);
         assert_eq!(faults(&file, "").first().map(String::as_str), Some(fault), "{list}");
     }
+}
+
+#[test]
+fn over_a_unix_socket_a_certificate_needs_a_name() {
+    let nameless = "`pop3+stls+unix:///run/x` does not say for which name the server's certificate is";
+    let file = |more: &str| format!("[[upstream]]\nurl = 'pop3+stls+unix:///run/x'\n{more}");
+    assert_eq!(faults(&file(""), ""), [format!("p.toml:2:7: {nameless}")]);
+    assert_eq!(faults("[[listener]]\nupstream = 'pop3+stls+unix:///run/x'\n", ""), [format!("p.toml:2:12: {nameless}")]);
+    assert!(load_words(None, "pop3+stls+unix:///run/x").unwrap_err().starts_with(nameless));
+    let pin = "pin = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'\n";
+    for (text, arguments) in
+        [(file("server_name = 'pop.example.net'\n"), ""), (file(pin), ""), (String::new(), "pop3+unix:///run/x")]
+    {
+        let loaded = config(Some(&text), arguments);
+        assert_eq!(config(Some(&effective(&loaded).unwrap()), "").listeners, loaded.listeners);
+        assert_eq!(loaded.listeners[0].upstreams[0].socket.as_deref(), Some(Path::new("/run/x")));
+    }
+}
+
+#[test]
+fn a_rest_has_a_limit_that_is_not_shorter() {
+    let said = faults("[timeouts]\nrest = '1m'\nlongest_rest = '59s'\n", "pop3://mail");
+    assert_eq!(said, ["p.toml:3:16: `timeouts.longest_rest` is shorter than `timeouts.rest`, which is 1m"]);
+    let timeouts = config(Some("[timeouts]\nrest = '1h'\n"), "pop3://mail").timeouts;
+    assert_eq!((timeouts.rest, timeouts.longest_rest), (Duration::from_secs(3600), Duration::from_secs(3600)));
+    let timeouts = config(None, "pop3://mail").timeouts;
+    assert_eq!((timeouts.rest, timeouts.longest_rest), (Duration::from_secs(10), Duration::from_secs(300)));
 }
 
 #[test]

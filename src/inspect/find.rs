@@ -21,7 +21,7 @@ pub(super) struct Found {
     pub(super) id: String,
     /// Segments with events of it, in order.
     pub(super) segments: Vec<Segment>,
-    /// When and how it began.
+    /// When and how it began; with the upstream that serves it.
     pub(super) opened: Option<(String, Opened)>,
     /// TLS with the client, the last if there was more.
     pub(super) client_tls: Option<Tls>,
@@ -35,6 +35,11 @@ impl Found {
     fn take(&mut self, record: Record, line: &[u8]) {
         match record.body {
             Body::Opened(opened) => self.opened = Some((record.time, opened)),
+            Body::Reached(reached) => {
+                if let Some((_, opened)) = &mut self.opened {
+                    opened.upstream = reached.upstream;
+                }
+            }
             Body::Tls(tls) if tls.hop == Hop::Client => self.client_tls = Some(tls),
             Body::Tls(tls) => self.upstream_tls = Some(tls),
             Body::Session(summary) => self.summary = Some((summary, line.to_owned())),

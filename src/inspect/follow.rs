@@ -210,6 +210,11 @@ impl Session {
     fn learn(&mut self, record: &Record) {
         match &record.body {
             Body::Opened(opened) => self.opened = Some((record.time.clone(), opened.clone())),
+            Body::Reached(reached) => {
+                if let Some((_, opened)) = &mut self.opened {
+                    opened.upstream.clone_from(&reached.upstream);
+                }
+            }
             Body::Tls(tls) if tls.hop == Hop::Client => self.client_tls = Some(tls.version.clone()),
             Body::Tls(tls) => self.upstream_tls = Some(tls.version.clone()),
             Body::Command(command) if !self.logged_in => {

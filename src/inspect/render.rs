@@ -6,8 +6,8 @@ use super::{
     pairing::Pairing,
 };
 use crate::record::schema::{
-    Announced, Anomaly, Body, ClientData, Closed, Command, Content, Decision, Gap, Greeting, Hop, Opaque, Opened, Record, Reply,
-    Sasl, Summary, Text, Tls, Unsolicited,
+    Announced, Anomaly, Body, ClientData, Closed, Command, Content, Decision, Gap, Greeting, Hop, Opaque, Opened, Reached,
+    Record, Reply, Sasl, Summary, Text, Tls, Unreached, Unsolicited,
 };
 
 /// A listing of at most this many lines is shown line by line; a longer one is folded.
@@ -46,6 +46,8 @@ impl Conversation {
 pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: bool) -> Vec<Line> {
     match body {
         Body::Opened(opened) => self::opened(session, opened),
+        Body::Unreached(unreached) => vec![self::unreached(unreached)],
+        Body::Reached(reached) => vec![self::reached(reached)],
         Body::Tls(tls) => vec![self::tls(tls)],
         Body::Greeting(greeting) => vec![self::greeting(greeting)],
         Body::Command(command) => vec![self::command(command, number)],
@@ -73,6 +75,21 @@ fn opened(session: &str, opened: &Opened) -> Vec<Line> {
         lines.push(alarm(Look::Anomaly, "the passwords of this session are written down; do not share it"));
     }
     lines
+}
+
+fn unreached(unreached: &Unreached) -> Line {
+    let Unreached { upstream, reason: _, detail } = unreached;
+    remark(Look::Anomaly, &format!("{upstream} does not serve: {detail}"))
+}
+
+fn reached(reached: &Reached) -> Line {
+    let Reached { upstream, resting } = reached;
+    let why = if resting.is_empty() {
+        String::new()
+    } else {
+        format!(", since not long ago there was no answer from {}", resting.join(", "))
+    };
+    remark(Look::Own, &format!("carried to {upstream}{why}"))
 }
 
 /// What a proxy said of a client.

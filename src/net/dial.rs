@@ -6,13 +6,14 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
     time::Duration,
 };
 
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::{TcpStream, UnixStream, lookup_host},
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::intercept::connect_from;
@@ -78,6 +79,23 @@ pub async fn dial<N: Network>(network: &N, host: &str, port: u16, limit: Duratio
     Race::new(network, addresses).run(deadline, limit).await
 }
 
+/// Connects to the Unix socket at `path` within `limit`.
+///
+/// # Errors
+///
+/// [`DialError::Socket`], with the cause.
+pub async fn dial_socket(path: &Path, limit: Duration) -> Result<UnixStream, DialError> {
+    let connected = timeout(limit, UnixStream::connect(path)).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| DialError::Socket {
+        kind: error.kind(),
+        cause: match error.kind() {
+            io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::WouldBlock => "as many connections wait there as may".to_owned(),
+            _ => cause(&error),
+        },
+    })
+}
+
 /// One address has nobody to race with, so it needs no task.
 async fn alone<N: Network>(
     network: &N,
@@ -119,6 +137,14 @@ pub enum DialError {
         /// The time limit.
         limit: Duration,
     },
+    /// There is no connection to a Unix socket.
+    #[error("{cause}")]
+    Socket {
+        /// What the system said.
+        kind: io::ErrorKind,
+        /// The cause in words.
+        cause: String,
+    },
     /// Every address failed.
     #[error("{}", list(attempts))]
     Failed {
@@ -148,6 +174,17 @@ impl DialError {
     }
 }
 
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
+        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        io::ErrorKind::PermissionDenied => "not permitted".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// What became of one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -162,12 +199,8 @@ pub struct Attempt {
 impl Attempt {
     fn failed(address: SocketAddr, error: &io::Error) -> Self {
         let cause = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-            io::ErrorKind::TimedOut => "timed out".to_owned(),
-            io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
-            io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
             io::ErrorKind::PermissionDenied => "not permitted (a firewall of this host?)".to_owned(),
-            _ => error.to_string(),
+            _ => cause(error),
         };
         Self { address, kind: Some(error.kind()), cause }
     }
@@ -211,7 +244,7 @@ impl<'n, N: Network> Race<'n, N> {
         loop {
             self.start_next();
             let next = if self.waiting.is_empty() { Duration::MAX } else { ATTEMPT_DELAY };
-            match tokio::time::timeout(next, self.running.join_next()).await {
+            match timeout(next, self.running.join_next()).await {
                 Ok(Some(Ok((address, Ok(socket))))) => return Some((socket, address)),
                 Ok(Some(Ok((address, Err(error))))) => self.failed.push(Attempt::failed(address, &error)),
                 Ok(None) if self.waiting.is_empty() => return None,

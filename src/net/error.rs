@@ -13,6 +13,9 @@ use crate::tls::{HandshakeError, hint_behind_handshake};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// There is no upstream.
+    #[error("there is no server to connect to")]
+    Nowhere,
     /// Resolving and TCP.
     #[error("cannot connect to `{server}`: {cause}")]
     Dial {
@@ -63,7 +66,7 @@ pub enum ConnectError {
         /// Its greeting, escaped.
         text: String,
     },
-    /// No greeting that could be one. Only [`Connector::probe`](super::Connector::probe) says so; STLS has its own words.
+    /// No greeting that could be one. Nobody says so who relays whatever comes; STLS has its own words.
     #[error("cannot read the greeting of `{server}`: {cause}")]
     Greeting {
         /// The server.
@@ -105,7 +108,11 @@ impl ConnectError {
                     () => "upstream-unreachable",
                 }
             }
-            Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => "upstream-unreachable",
+            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::ConnectionRefused, .. }, .. } => "upstream-refused",
+            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::TimedOut, .. }, .. } => "timeout-connect",
+            Self::Nowhere | Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => {
+                "upstream-unreachable"
+            }
             Self::Tls { .. } => "upstream-tls",
             Self::HandshakeTimeout { .. } => "timeout-handshake",
             Self::Stls { .. } => "upstream-stls",
@@ -163,12 +170,20 @@ impl ConnectError {
             }
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => stls_hint(cause).map(Cow::Borrowed),
             Self::GreetingTimeout { hint, .. } | Self::Left { hint, .. } => Some(Cow::Borrowed(hint)),
-            Self::HandshakeTimeout { stls: true, .. } | Self::Announce { .. } | Self::Refused { .. } => None,
+            Self::Nowhere | Self::HandshakeTimeout { stls: true, .. } | Self::Announce { .. } | Self::Refused { .. } => None,
         }
     }
 
-    fn is_temporary(&self) -> bool {
+    /// Whether the connection stood, and the server did not greet as it should.
+    #[must_use]
+    pub fn is_of_greeting(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Greeting { .. } | Self::GreetingTimeout { .. } | Self::Left { .. })
+    }
+
+    /// Whether it may help to try again: otherwise somebody has to change something first.
+    pub(crate) fn is_temporary(&self) -> bool {
         match self {
+            Self::Nowhere => false,
             Self::Dial { cause, .. } => !matches!(cause, DialError::NotFound),
             Self::Tls { cause, .. } => matches!(cause, HandshakeError::Closed | HandshakeError::Io(_)),
             Self::Stls { cause, .. } | Self::Greeting { cause, .. } => {
@@ -205,6 +220,9 @@ fn what(stls: bool) -> &'static str {
 fn dial_hint(cause: &DialError) -> &'static str {
     match cause {
         DialError::NotFound => "see whether the name in the URL is right",
+        DialError::Socket { .. } => {
+            "see whether the path in the URL is right, the server is running, and poptap may connect there"
+        }
         DialError::Lookup(_) | DialError::LookupTimedOut { .. } => "see whether this machine reaches its name server",
         DialError::Failed { .. } => "see whether the port in the URL is right and the server is running",
         DialError::TimedOut { .. } => "see whether a firewall stands between this machine and the server",

@@ -10,10 +10,10 @@ mod stream;
 mod upstream;
 
 pub(crate) use announced::{Announcement, read_header};
-pub use dial::{Attempt, DialError, Network, System, dial, is_own_address};
+pub use dial::{Attempt, DialError, Network, System, dial, dial_socket, is_own_address};
 pub use error::ConnectError;
 pub use intercept::Misdirected;
 pub(crate) use intercept::{destination, use_any_address};
 pub use stls::{Step, StlsFault};
 pub use stream::Stream;
-pub use upstream::{Connected, Connector, Origin, Report, TlsConfigError};
+pub use upstream::{Connected, Connector, Endpoint, Origin, Report, TlsConfigError};

@@ -1,21 +1,50 @@
-//! What the server is told of a client ahead of everything else: the PROXY protocol, version 2
-//! (`proxy-protocol.txt` of its makers, §2.2).
+//! What the server is told of a client ahead of everything else: the PROXY protocol, version 1 or 2
+//! (`proxy-protocol.txt` of its makers, §2.1 and §2.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 
 use super::Origin;
-use crate::{escape::unescape, record::schema};
+use crate::{config::ProxyProtocol, escape::unescape, record::schema};
 
 /// The longest text of a peer's that is passed on: as long as a DNS name may be, and more than any common name (64).
 const TEXT_LIMIT: usize = 255;
 
-/// The header for a connection: at most 1 KiB.
+/// The header for a connection: at most 1 KiB; `None` where the server is not told.
 ///
-/// A client's connection is announced with its address and the one that it connected to, with the name that it asked for,
-/// and with its TLS, exactly where there is any. One of poptap's own is announced as such (`LOCAL`).
-pub(super) fn header(origin: &Origin) -> Vec<u8> {
+/// A client's connection is announced with its address and the one that it connected to; by version 2 also with the name that
+/// it asked for and with its TLS, exactly where there is any. One of poptap's own is announced as such (`UNKNOWN`, `LOCAL`).
+pub(super) fn header(version: ProxyProtocol, origin: &Origin) -> Option<Vec<u8>> {
+    match version {
+        ProxyProtocol::Off => None,
+        ProxyProtocol::V1 => Some(text_header(origin).into_bytes()),
+        ProxyProtocol::V2 => Some(binary_header(origin)),
+    }
+}
+
+/// One line of at most 107 octets.
+fn text_header(origin: &Origin) -> String {
+    if origin.is_own() {
+        return "PROXY UNKNOWN\r\n".to_owned();
+    }
+    let (source, destination) = one_family(origin.client, origin.listener);
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    format!("PROXY {family} {} {} {} {}\r\n", plain(source.ip()), plain(destination.ip()), source.port(), destination.port())
+}
+
+/// As the specification wants it: an IPv6 address in hexadecimal throughout, one that maps an IPv4 address too.
+fn plain(address: IpAddr) -> String {
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            let [.., high, low] = v6.segments();
+            format!("::ffff:{high:x}:{low:x}")
+        }
+        address => address.to_string(),
+    }
+}
+
+fn binary_header(origin: &Origin) -> Vec<u8> {
     let header = if origin.is_own() {
         ProxyHeader::with_local()
     } else {
@@ -81,6 +110,10 @@ mod tests {
     use super::*;
 
     const SIGNATURE: [u8; 12] = [0x0d, 0x0a, 0x0d, 0x0a, 0, 0x0d, 0x0a, b'Q', b'U', b'I', b'T', 0x0a];
+
+    fn header(origin: &Origin) -> Vec<u8> {
+        super::header(ProxyProtocol::V2, origin).unwrap()
+    }
 
     fn origin(client: &str, listener: &str, tls: Option<schema::Tls>) -> Origin {
         Origin { client: client.parse().unwrap(), listener: listener.parse().unwrap(), tls }
@@ -186,5 +219,26 @@ mod tests {
         let octets = header(&origin("192.0.2.1:1", "192.0.2.2:2", Some(hop(Some("O=x, CN=admin"), None))));
         assert!(!octets.windows(5).any(|window| window == b"admin"));
         assert_eq!(octets[16 + 12 + 3], 0x07, "that there was one is told all the same");
+    }
+
+    #[test]
+    fn version_1_is_a_line_of_addresses() {
+        let tls = Some(hop(Some("CN=joe"), Some("pop.example.net")));
+        for (client, listener, line) in [
+            ("192.0.2.1:4660", "198.51.100.2:110", "PROXY TCP4 192.0.2.1 198.51.100.2 4660 110\r\n"),
+            ("[::ffff:192.0.2.1]:4660", "[::ffff:198.51.100.2]:110", "PROXY TCP4 192.0.2.1 198.51.100.2 4660 110\r\n"),
+            ("[2001:db8::1]:1", "[2001:db8::2]:995", "PROXY TCP6 2001:db8::1 2001:db8::2 1 995\r\n"),
+            ("192.0.2.1:1", "[2001:db8::2]:2", "PROXY TCP6 ::ffff:c000:201 2001:db8::2 1 2\r\n"),
+            ("192.0.2.1:1", "[::]:2", "PROXY TCP4 192.0.2.1 0.0.0.0 1 2\r\n"),
+        ] {
+            for tls in [None, tls.clone()] {
+                let said = super::header(ProxyProtocol::V1, &origin(client, listener, tls)).unwrap();
+                assert_eq!(String::from_utf8(said).unwrap(), line);
+            }
+        }
+        let longest = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535";
+        assert!(super::header(ProxyProtocol::V1, &origin(longest, longest, None)).unwrap().len() <= 107);
+        assert_eq!(super::header(ProxyProtocol::V1, &Origin::own()).unwrap(), b"PROXY UNKNOWN\r\n");
+        assert_eq!(super::header(ProxyProtocol::Off, &Origin::own()), None);
     }
 }

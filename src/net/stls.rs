@@ -67,12 +67,35 @@ pub enum StlsFault {
 /// Reads the server's greeting: one line, byte for byte, and nothing behind it.
 pub(super) async fn greeting<S: AsyncRead + Unpin>(io: &mut S) -> Result<Vec<u8>, StlsFault> {
     let line = read_line(io, Step::Greeting).await?;
-    if is_status(&line, b"+OK") {
-        Ok(line)
-    } else if is_status(&line, b"-ERR") {
-        Err(StlsFault::Refused(quote(&line)))
+    judged(&line).map(|()| line)
+}
+
+/// Reads until the server's greeting is there, and whatever comes with it; `octets` holds all of that, at most [`LINE_LIMIT`].
+pub(super) async fn await_greeting<S: AsyncRead + Unpin>(io: &mut S, octets: &mut Vec<u8>) -> Result<(), StlsFault> {
+    octets.reserve(512);
+    loop {
+        if let Some(end) = memchr::memchr(b'\n', octets) {
+            return judged(&octets[..=end]);
+        }
+        let room = LINE_LIMIT - octets.len();
+        if room == 0 {
+            return Err(StlsFault::TooLong(Step::Greeting));
+        }
+        match (&mut *io).take(room as u64).read_buf(octets).await {
+            Ok(0) => return Err(StlsFault::Closed(Step::Greeting)),
+            Ok(_) => {}
+            Err(cause) => return Err(StlsFault::Io { step: Step::Greeting, cause }),
+        }
+    }
+}
+
+fn judged(line: &[u8]) -> Result<(), StlsFault> {
+    if is_status(line, b"+OK") {
+        Ok(())
+    } else if is_status(line, b"-ERR") {
+        Err(StlsFault::Refused(quote(line)))
     } else {
-        Err(StlsFault::NotPop3(quote(&line)))
+        Err(StlsFault::NotPop3(quote(line)))
     }
 }
 

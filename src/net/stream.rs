@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
 
@@ -21,27 +22,49 @@ use crate::{
     tls::{self, AcceptError, HandshakeError},
 };
 
+/// After so long without a word from the peer its system is asked whether it is still there: before routers forget the
+/// connection, and before a login that a server has forgotten holds its mailbox for long.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+/// How long an answer to that is waited for before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is asked.
+const QUESTIONS: u32 = 6;
+
 /// A connection to a client or a server.
 ///
 /// When the peer ends TLS without `close_notify`, reading fails with [`io::ErrorKind::UnexpectedEof`]: the stream was cut,
 /// by whomever. A read of zero octets is an end that the peer meant (RFC 8446 §6.1); in plain text the two look alike.
 #[derive(Debug)]
 pub enum Stream {
-    /// As it comes.
+    /// As it comes, over TCP or over a Unix socket.
     Plain(TcpStream),
     /// Inside TLS; boxed, since TLS state is large.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// A plain connection, with Nagle's delay off and keep-alive on: after five minutes without a word, every 30 seconds.
+    /// A plain TCP connection, with Nagle's delay off and keep-alive on: after [`KEEPALIVE`] without a word the peer's system is
+    /// asked, and a connection is given up when that has not answered [`QUESTIONS`] times.
     #[must_use]
     pub fn new(tcp: TcpStream) -> Self {
         // A socket whose peer has gone already may refuse its options; the first read tells, and better.
         let _ = tcp.set_nodelay(true);
-        let _ = SockRef::from(&tcp)
-            .set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(30)));
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(PATIENCE).with_retries(QUESTIONS);
+        let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
         Self::Plain(tcp)
+    }
+
+    /// A connection over a Unix socket: no delay and no keep-alive are to be set there.
+    ///
+    /// It goes on as what tokio calls a TCP stream. A socket of either kind is read, written, looked at and shut down by the
+    /// same calls; they differ in how they are connected, and in that this one has no addresses.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch it.
+    pub fn of_unix(unix: UnixStream) -> io::Result<Self> {
+        let socket = OwnedFd::from(unix.into_std()?);
+        TcpStream::from_std(socket.into()).map(Self::Plain)
     }
 
     /// Starts TLS as the client. The plain stream is consumed, so that nobody can go on with it.
@@ -230,6 +253,11 @@ mod tests {
         (ours.unwrap(), theirs.unwrap())
     }
 
+    async fn unix_pair() -> (Stream, Stream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Stream::of_unix(ours).unwrap(), Stream::of_unix(theirs).unwrap())
+    }
+
     async fn truncate(stream: &mut Stream) {
         poll_fn(|cx| Pin::new(&mut *stream).poll_cut(cx)).await.unwrap();
     }
@@ -252,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_side_may_end_while_the_other_goes_on() {
-        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair().await, tls_pair().await] {
             ours.shutdown().await.unwrap();
             assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
             theirs.write_all(b"+OK bye\r\n").await.unwrap();
@@ -265,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn slices_are_written_at_once() {
-        for (mut ours, mut theirs) in [tcp_pair().await, tls_pair().await] {
+        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair().await, tls_pair().await] {
             assert!(ours.is_write_vectored());
             let slices = [IoSlice::new(b"RETR "), IoSlice::new(b"1\r\n")];
             assert_eq!(ours.write_vectored(&slices).await.unwrap(), 8);
@@ -280,7 +308,10 @@ mod tests {
     async fn the_socket_has_its_options_and_addresses() {
         for (ours, theirs) in [tcp_pair().await, tls_pair().await] {
             assert!(ours.tcp().nodelay().unwrap());
-            assert!(SockRef::from(ours.tcp()).keepalive().unwrap());
+            let socket = SockRef::from(ours.tcp());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!((socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()), (KEEPALIVE, PATIENCE));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), QUESTIONS);
             assert_eq!(ours.peer_addr().unwrap(), theirs.local_addr().unwrap());
         }
     }

@@ -1,10 +1,12 @@
 //! The way to one server, up to the point where a session can be relayed.
 
 use std::{
+    fmt,
     future::Future,
     io,
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,13 +14,12 @@ use socket2::SockRef;
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    ConnectError, Step, StlsFault, Stream, System, dial, proxy_protocol,
-    stls::{greeting, negotiate},
+    ConnectError, DialError, Step, StlsFault, Stream, System, dial, dial_socket, proxy_protocol,
+    stls::{await_greeting, greeting, negotiate},
 };
 use crate::{
     config::{ProxyProtocol, Timeouts, TlsMode, Upstream},
@@ -34,9 +35,13 @@ pub use crate::tls::ClientError as TlsConfigError;
 pub struct Connector {
     host: String,
     port: u16,
+    /// In place of both.
+    socket: Option<PathBuf>,
     security: Security,
     proxy_protocol: ProxyProtocol,
     from_client: bool,
+    /// What is said on it is for the client alone.
+    unread: bool,
     connect: Duration,
     handshake: Duration,
     greeting: Duration,
@@ -74,17 +79,47 @@ impl Origin {
     }
 }
 
+/// Where a server was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// At this address.
+    Address(SocketAddr),
+    /// At a Unix socket with this path.
+    Socket(PathBuf),
+}
+
+impl Endpoint {
+    /// Whether nothing that is sent there leaves this host, as far as the address tells.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Address(address) => address.ip().to_canonical().is_loopback(),
+            Self::Socket(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(out),
+            Self::Socket(path) => path.display().fmt(out),
+        }
+    }
+}
+
 /// A connection over which a session can be relayed.
 #[derive(Debug)]
 pub struct Connected {
     /// The connection; inside TLS where the upstream asks for it.
     pub stream: Stream,
-    /// The greeting that came before STLS, byte for byte; empty without STLS. **Anybody on the way may have written it.**
+    /// What the server has said already, byte for byte: the greeting before STLS, which **anybody on the way may have
+    /// written**, or what [`Connector::await_greeting`] has read; otherwise empty.
     pub received: Vec<u8>,
     /// What the transcript says of TLS.
     pub tls: Option<schema::Tls>,
-    /// The address that answered.
-    pub address: SocketAddr,
+    /// Where it was reached.
+    pub address: Endpoint,
     /// How long the name's lookup and TCP took.
     pub dialling: Duration,
     /// How long the rest took: STLS with the greeting before it, and the TLS handshake.
@@ -94,8 +129,8 @@ pub struct Connected {
 /// What a test of the upstream found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// The address that answered.
-    pub address: SocketAddr,
+    /// Where it was reached.
+    pub address: Endpoint,
     /// TLS, where there is any.
     pub tls: Option<schema::Tls>,
     /// Whole days until the server's certificate expires.
@@ -121,9 +156,11 @@ impl Connector {
         Ok(Self {
             host: upstream.host.clone(),
             port: upstream.port,
+            socket: upstream.socket.clone(),
             security,
             proxy_protocol: upstream.proxy_protocol,
             from_client: false,
+            unread: false,
             connect: timeouts.connect,
             handshake: timeouts.handshake,
             greeting: timeouts.greeting,
@@ -133,13 +170,19 @@ impl Connector {
     /// The same server, as its name is verified and its hop protected, at another address.
     #[must_use]
     pub fn towards(&self, address: SocketAddr) -> Self {
-        Self { host: address.ip().to_string(), port: address.port(), ..self.clone() }
+        Self { host: address.ip().to_string(), port: address.port(), socket: None, ..self.clone() }
     }
 
     /// For connections that client and server protect themselves.
     #[must_use]
     pub fn without_tls(self) -> Self {
-        Self { security: Security::Plain, ..self }
+        Self { security: Security::Plain, unread: true, ..self }
+    }
+
+    /// Whether a greeting can be read on its connections.
+    #[must_use]
+    pub fn reads_greetings(&self) -> bool {
+        !self.unread
     }
 
     /// Connects from the address of the client that a connection is for. Linux only; needs `CAP_NET_ADMIN`.
@@ -165,14 +208,24 @@ impl Connector {
         // Boxed: what dialling and handshakes need is freed before the caller goes on.
         Box::pin(async {
             let begun = Instant::now();
-            let network = System { source: Some(origin.client.ip()).filter(|_| self.from_client && !origin.is_own()) };
-            let dialled = dial(&network, &self.host, self.port, self.connect).await;
-            let (mut tcp, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
+            let dialled = self.dial(origin).await;
+            let (mut stream, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
             let dialling = begun.elapsed();
-            self.announce(&mut tcp, origin).await?;
-            Ok(Connected { dialling, ..self.secure(tcp, address).await? })
+            self.announce(&mut stream, origin).await?;
+            Ok(Connected { dialling, ..self.secure(stream, address).await? })
         })
         .await
+    }
+
+    async fn dial(&self, origin: &Origin) -> Result<(Stream, Endpoint), DialError> {
+        let Some(path) = &self.socket else {
+            let network = System { source: Some(origin.client.ip()).filter(|_| self.from_client && !origin.is_own()) };
+            let (tcp, address) = dial(&network, &self.host, self.port, self.connect).await?;
+            return Ok((Stream::new(tcp), Endpoint::Address(address)));
+        };
+        let unwatched = |error: io::Error| DialError::Socket { kind: error.kind(), cause: error.to_string() };
+        let stream = Stream::of_unix(dial_socket(path, self.connect).await?).map_err(unwatched)?;
+        Ok((stream, Endpoint::Socket(path.clone())))
     }
 
     /// What the server has presented on this connection; `None` where there is no TLS.
@@ -182,12 +235,9 @@ impl Connector {
     }
 
     /// The PROXY protocol's header goes ahead of everything, TLS included.
-    async fn announce(&self, tcp: &mut TcpStream, origin: &Origin) -> Result<(), ConnectError> {
-        if self.proxy_protocol == ProxyProtocol::Off {
-            return Ok(());
-        }
-        let header = proxy_protocol::header(origin);
-        let sent = timeout(self.connect, tcp.write_all(&header)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    async fn announce(&self, stream: &mut Stream, origin: &Origin) -> Result<(), ConnectError> {
+        let Some(header) = proxy_protocol::header(self.proxy_protocol, origin) else { return Ok(()) };
+        let sent = timeout(self.connect, stream.write_all(&header)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         sent.map_err(|cause| ConnectError::Announce { server: self.server(), cause })
     }
 
@@ -215,9 +265,25 @@ impl Connector {
         read.map_err(|cause| self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }))
     }
 
-    async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connected, ConnectError> {
+    /// Waits until the server has greeted, within its time limit, and leaves what it sent in `received`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], where it does not say `+OK`; the connection is of no use then.
+    pub async fn await_greeting(&self, connected: &mut Connected) -> Result<(), ConnectError> {
+        if !connected.received.is_empty() {
+            return Ok(());
+        }
+        let read = self.within_greeting(await_greeting(&mut connected.stream, &mut connected.received)).await?;
+        let has_spoken = !connected.received.is_empty();
+        read.map_err(|cause| match cause {
+            StlsFault::Closed(_) | StlsFault::Io { .. } if !has_spoken => self.left(),
+            cause => self.greeting_fault(cause, |server, cause| ConnectError::Greeting { server, cause }),
+        })
+    }
+
+    async fn secure(&self, stream: Stream, address: Endpoint) -> Result<Connected, ConnectError> {
         let begun = Instant::now();
-        let stream = Stream::new(tcp);
         let (stream, received, tls) = match &self.security {
             Security::Plain => (stream, Vec::new(), None),
             Security::Implicit(client) => {
@@ -283,7 +349,7 @@ impl Connector {
     /// What to try when a server never greets: one that expects TLS waits for the client to begin.
     fn silence_hint(&self) -> String {
         match self.security {
-            _ if self.proxy_protocol == ProxyProtocol::V2 => {
+            _ if self.proxy_protocol != ProxyProtocol::Off => {
                 "see whether the server expects the PROXY protocol at that port, and trusts this host to speak it".to_owned()
             }
             Security::Implicit(_) => "see whether a POP3 server answers at that port, and what its log says".to_owned(),
@@ -313,6 +379,9 @@ impl Connector {
     }
 
     fn server(&self) -> String {
+        if let Some(path) = &self.socket {
+            return path.display().to_string();
+        }
         match self.host.parse::<IpAddr>() {
             Ok(address) => SocketAddr::new(address, self.port).to_string(),
             Err(_) => format!("{}:{}", self.host, self.port),

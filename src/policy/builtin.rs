@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::mechanisms::Mechanisms;
 use crate::{
-    config::{ApopPolicy, ProxyProtocol, StlsPolicy, TlsDemand, TlsMode, Upstream, XclientPolicy},
+    config::{ApopPolicy, StlsPolicy, TlsDemand, TlsMode, Upstream, XclientPolicy},
     pop3::{Capability, Command, Keyword, Ordinal, Peer, Stage, Wants, apop_timestamp},
     tap::{Action, Addition, Context, Edit, Filter, Hold, REMEMBERED, Replying, Rule, Verdict, Violation, ViolationKind},
 };
@@ -50,7 +50,7 @@ impl Settings {
             TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
         };
         // Its answer to the first connection's timestamp would not fit the second one's.
-        let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol != ProxyProtocol::Off;
+        let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol.tells_tls();
         Self {
             client,
             upstream_tls: upstream.tls != TlsMode::Plain,

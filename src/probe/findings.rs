@@ -3,7 +3,7 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{ConnectError, Connected, Presented, Upstream, XclientPolicy, escape, is_loopback};
+use super::{ConnectError, Connected, Presented, Upstream, XclientPolicy, escape};
 use crate::{
     config::TlsMode,
     record::schema,
@@ -208,7 +208,7 @@ impl Link {
         let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             address: connected.address.to_string(),
-            is_loopback: is_loopback(connected.address.ip()),
+            is_loopback: connected.address.is_local(),
             connect_ms: milliseconds(connected.dialling),
             tls_ms: connected.tls.as_ref().map(|_| milliseconds(connected.securing)),
             tls: connected.tls.clone(),

@@ -68,7 +68,7 @@ pub fn is_plain_off_loopback(upstream: &Upstream) -> bool {
 
 /// Nothing when the lookup fails: the connection then says why.
 async fn addresses(upstream: &Upstream, timeouts: &Timeouts) -> Vec<String> {
-    if upstream.host.parse::<IpAddr>().is_ok() {
+    if upstream.socket.is_some() || upstream.host.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
     let found = tokio::time::timeout(timeouts.connect, System::default().resolve(&upstream.host, upstream.port)).await;
@@ -95,7 +95,7 @@ impl Look<'_> {
         let mut connected = self.connect().await?;
         let greeting = self.connector.greet(&mut connected).await.map_err(|error| Problem::of(&error))?;
         self.greeted(&greeting);
-        let address = connected.address;
+        let is_local = connected.address.is_local();
         let mut dialogue = Dialogue::new(connected.stream, self.timeouts.reply);
         let capabilities = dialogue.capabilities().await.map_err(|broken| broken_at("CAPA", &broken))?;
         if self.upstream.tls == TlsMode::Plain {
@@ -105,7 +105,7 @@ impl Look<'_> {
         }
         self.findings.mechanisms = Some(mechanisms(capabilities.as_deref().unwrap_or_default()));
         let logged_in = match login {
-            Some(login) => self.log_in(login, is_loopback(address.ip()), &mut dialogue).await,
+            Some(login) => self.log_in(login, is_local, &mut dialogue).await,
             None => Ok(()),
         };
         dialogue.quit().await;

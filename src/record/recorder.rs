@@ -107,6 +107,27 @@ impl Recorder {
         self.outbox.poll_ready(cx)
     }
 
+    /// An upstream was tried in vain.
+    pub fn unreached(&mut self, unreached: schema::Unreached) {
+        self.turn();
+        self.outbox.emit(&Body::Unreached(unreached));
+        self.rest();
+    }
+
+    /// Another upstream serves the session than the one that it was opened for.
+    pub fn reached(&mut self, reached: schema::Reached) {
+        self.turn();
+        self.tally.reached(&reached.upstream);
+        self.outbox.insist(&Body::Reached(reached));
+        self.rest();
+    }
+
+    /// Whether the server has said `+OK` in its greeting.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.tally.is_greeted()
+    }
+
     /// TLS stands on one of the hops.
     pub fn tls(&mut self, tls: schema::Tls) {
         self.tally.tls(&tls);

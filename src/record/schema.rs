@@ -33,6 +33,10 @@ pub struct Record {
 pub enum Body {
     /// A client was accepted.
     Opened(Opened),
+    /// An upstream was tried in vain.
+    Unreached(Unreached),
+    /// Another upstream serves the session than the one that `opened` names.
+    Reached(Reached),
     /// TLS stands on one hop.
     Tls(Tls),
     /// The server's first line.
@@ -73,7 +77,7 @@ pub struct Opened {
     /// The address and port that it wanted to reach, where the connection was meant for another and led here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// The upstream's URL or name.
+    /// The URL or name of the upstream that is tried first; `reached` says where another one serves the session.
     pub upstream: String,
     /// The address and port of the proxy that the connection came from, where it announced the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +88,27 @@ pub struct Opened {
     /// Whether passwords are written in this session: `--reveal-credentials`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_revealed: bool,
+}
+
+/// An upstream was tried in vain.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct Unreached {
+    /// Its URL or name.
+    pub upstream: String,
+    /// A fixed short name, as in `closed`.
+    pub reason: String,
+    /// What failed, and what to do about it.
+    pub detail: String,
+}
+
+/// Another upstream serves the session than the one that `opened` names.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct Reached {
+    /// Its URL or name.
+    pub upstream: String,
+    /// Those before it in the listener's list that were not tried, since they had failed not long ago.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resting: Vec<String>,
 }
 
 /// What a proxy said of the connection that it handed on, in the header of the PROXY protocol.
@@ -485,7 +510,7 @@ pub struct Summary {
     /// The address and port that the client wanted to reach, where the connection was meant for another and led here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// The upstream's URL or name.
+    /// The URL or name of the upstream that served it; of the first in the list where none did.
     pub upstream: String,
     /// The address and port of the proxy that the connection came from, where it announced the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,6 +30,8 @@ pub(super) struct Tally {
     user_refused: bool,
     /// The server's greeting was `-ERR`.
     turned_away: bool,
+    /// … or `+OK`.
+    greeted: bool,
     quit: Option<Status>,
     /// Microseconds from the opening to the last event.
     last_us: u64,
@@ -85,6 +87,16 @@ impl Tally {
 
     pub(super) fn greeting(&mut self, status: Option<Status>) {
         self.turned_away = status == Some(Status::Err);
+        self.greeted = status == Some(Status::Ok);
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Another upstream serves the session.
+    pub(super) fn reached(&mut self, upstream: &str) {
+        upstream.clone_into(&mut self.totals.upstream);
     }
 
     /// Logins that the server refused so far.

@@ -15,22 +15,31 @@ pub struct Message {
     size: u64,
     lines: u64,
     complete: bool,
+    /// Octets on the wire.
+    octets: u64,
 }
 
 impl Message {
     /// What a record says of it.
     #[must_use]
     pub fn of(content: Content) -> Self {
-        Self { pieces: content.kept, size: content.size, lines: content.lines, complete: content.complete }
+        Self {
+            pieces: content.kept,
+            size: content.size,
+            lines: content.lines,
+            complete: content.complete,
+            octets: content.octets,
+        }
     }
 
     /// Writes it as a server does: with its dots doubled, and the terminator behind it if that came then. It has as many octets as
-    /// it had, and where that can be as many lines, whatever of it was kept and is still there.
+    /// it had, and where that can be as many lines, whatever of it was kept and is still there; but no more than `most` octets are
+    /// made up. Returns how many are missing for that.
     ///
     /// # Errors
     ///
     /// What `out` fails with.
-    pub(super) fn write(&self, kept: &mut Kept<'_>, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn write(&self, kept: &mut Kept<'_>, most: u64, out: &mut dyn Write) -> io::Result<u64> {
         let mut wire = Wire { out, is_line_start: true, octets: 0, lines: 0, failed: None };
         // A side file that has expired is no reason to stop: the rest is made up.
         let _ = kept.copy(&self.pieces, &mut wire);
@@ -39,12 +48,17 @@ impl Message {
         }
         let (octets, lines) = (self.size.saturating_sub(wire.octets), self.lines.saturating_sub(wire.lines));
         let head = if wire.octets == 0 { HEADER } else { REMARK };
-        fill(octets, lines, head, &mut wire)?;
-        if !self.complete {
-            return Ok(());
+        fill(octets.min(most), lines, head, &mut wire)?;
+        if self.complete {
+            let end: &[u8] = if wire.is_line_start { b".\r\n" } else { b"\r\n.\r\n" };
+            wire.out.write_all(end)?;
         }
-        let end: &[u8] = if wire.is_line_start { b".\r\n" } else { b"\r\n.\r\n" };
-        wire.out.write_all(end)
+        Ok(octets.saturating_sub(most))
+    }
+
+    /// Octets on the wire, as recorded.
+    pub(super) fn octets(&self) -> u64 {
+        self.octets
     }
 }
 
@@ -141,7 +155,7 @@ mod tests {
         fs::write(folder.path().join(NAME), kept).unwrap();
         let pieces = vec![Piece { file: NAME.to_owned(), offset: 0, length: kept.len() as u64 }];
         let mut out = Vec::new();
-        Message { pieces, size, lines, complete }.write(&mut Kept::new(folder.path()), &mut out).unwrap();
+        Message { pieces, size, lines, complete, octets: size }.write(&mut Kept::new(folder.path()), u64::MAX, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -185,7 +199,17 @@ mod tests {
         let pieces = vec![Piece { file: NAME.to_owned(), offset: 0, length: 300 }];
         let mut out = Vec::new();
         let folder = tempfile::tempdir().unwrap();
-        Message { pieces, size: 300, lines: 10, complete: true }.write(&mut Kept::new(folder.path()), &mut out).unwrap();
+        let message = Message { pieces, size: 300, lines: 10, complete: true, octets: 303 };
+        message.write(&mut Kept::new(folder.path()), u64::MAX, &mut out).unwrap();
         assert!(out.starts_with(b"Subject: synthetic") && out.len() == 303);
+    }
+
+    #[test]
+    fn no_more_is_made_up_than_is_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut out = Vec::new();
+        let message = Message { size: 1 << 60, lines: u64::MAX, complete: true, ..Message::default() };
+        assert_eq!(message.write(&mut Kept::new(folder.path()), 1000, &mut out).unwrap(), (1 << 60) - 1000);
+        assert_eq!(out.len(), 1003);
     }
 }

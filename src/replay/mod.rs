@@ -8,12 +8,15 @@
 //!
 //! * `script` is what the record tells, in the order in which it was said; [`Cursor`] finds the answer to a command in it.
 //! * `body` makes messages: what was kept, and behind it lines that stand for the rest.
-//! * [`serve()`] speaks to clients.
+//! * `pace` spreads octets over the time that they took.
+//! * [`serve()`] speaks to clients, in clear or inside TLS.
 
 mod body;
+mod pace;
 mod script;
 mod serve;
 
 pub use body::Message;
-pub use script::{Answer, Cursor, Found, Script};
-pub use serve::{Heard, Pace, Stage, Tell, serve};
+pub use pace::Pace;
+pub use script::{Answer, Begin, Cursor, Found, Script, Timed};
+pub use serve::{Heard, Security, Stage, Tell, serve};

@@ -1,19 +1,24 @@
 //! What the server said in a recorded session, and which of it answers a command now.
 
+mod lines;
+
 use std::{collections::HashMap, sync::Arc};
 
+use self::lines::{challenge, challenges, line, listing, status};
 use super::Message;
 use crate::{
+    config::TlsMode,
     escape::unescape,
     pop3::{Command, Keyword},
-    record::schema::{self, Body, Hop, Record, StatusWord, Text},
+    record::schema::{self, Body, Hop, Record, StatusWord},
 };
 
 /// Commands of a session that are played; what follows them is not in the recording then.
 const MOST: usize = 200_000;
 
-/// Octets to which a line that was cut in the record is filled up.
-const LINE: usize = 64 * 1024;
+/// Octets of lines that are made up, since the record has only their length, or their number. A record may claim anything: what is
+/// beyond that is left out.
+const MADE_UP: usize = 32 * 1024 * 1024;
 
 /// A session as it is played. Memory: that of its replies and listings; messages stay where they are.
 #[derive(Default)]
@@ -28,6 +33,17 @@ pub struct Script {
     is_over: bool,
     /// When the client spoke last, in microseconds since the session was opened.
     spoke_us: u64,
+    /// When anything was said last.
+    said_us: u64,
+    /// How long the last reply took.
+    latency_us: u64,
+    /// Octets that were made up.
+    made_up: usize,
+    was_implicit: bool,
+    /// STLS was in a list of capabilities.
+    listed_stls: bool,
+    /// What became of STLS where the client asked for it.
+    stls: Option<StatusWord>,
 }
 
 /// A command and what came back.
@@ -42,6 +58,17 @@ struct Exchange {
     /// What the client got in the place of the server's status line.
     edited: Option<Vec<u8>>,
     answer: Option<Answer>,
+    /// Lines that answered nothing, between this exchange and the next.
+    after: Vec<Timed>,
+}
+
+/// A line with its end, and how long it is waited for, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timed {
+    /// The line.
+    pub line: Vec<u8>,
+    /// The time since what was said before it.
+    pub delay_us: u64,
 }
 
 /// A reply.
@@ -49,6 +76,8 @@ struct Exchange {
 pub struct Answer {
     /// Challenges before it (RFC 5034), each waiting for a line of the client's; line ends included.
     pub challenges: Vec<Vec<u8>>,
+    /// The first of two replies, behind which the client sends a message: XTND XMIT.
+    pub go_ahead: Option<Timed>,
     /// The status line with its line end.
     pub status: Vec<u8>,
     /// The lines of a listing, dot-stuffed, with the terminator if that came.
@@ -57,8 +86,26 @@ pub struct Answer {
     pub message: Option<Message>,
     /// How long it took, in microseconds.
     pub delay_us: u64,
+    /// How long the listing or the message took behind the status line, in microseconds.
+    pub lasts_us: u64,
+    /// Lines of the server's own accord behind it.
+    pub after: Vec<Timed>,
+    /// Whether TLS begins behind it.
+    pub then_tls: bool,
     /// Whether the server went behind it.
     pub then_close: bool,
+}
+
+/// Whether TLS can be begun with STLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// There is no certificate for it.
+    #[default]
+    Never,
+    /// It is offered.
+    Offered,
+    /// It stands already.
+    Stands,
 }
 
 /// What becomes of a command.
@@ -81,9 +128,16 @@ impl Script {
     /// The next record of the session.
     pub fn take(&mut self, record: Record) {
         let at_us = record.at_us;
+        let before = std::mem::replace(&mut self.said_us, at_us);
         match record.body {
             Body::Greeting(greeting) => self.greeting(&greeting, at_us),
             _ if self.is_over => {}
+            Body::Unsolicited(said) => self.unsolicited(&said, at_us.saturating_sub(before)),
+            Body::ClientData(data) => self.client_data(&data, at_us),
+            Body::Tls(tls) if tls.hop == Hop::Client => match tls.mode.as_str() {
+                "implicit" => self.was_implicit = true,
+                _ => self.stls = Some(StatusWord::Ok),
+            },
             Body::Command(command) if command.own || self.exchanges.len() >= MOST => {}
             Body::Command(command) => self.command(&command, at_us),
             Body::Sasl(sasl) => self.sasl(&sasl, at_us),
@@ -101,6 +155,17 @@ impl Script {
     #[must_use]
     pub fn commands(&self) -> usize {
         self.exchanges.len()
+    }
+
+    /// How TLS began on the client's hop, or could have begun.
+    #[must_use]
+    pub fn tls(&self) -> TlsMode {
+        match (self.was_implicit, self.stls) {
+            (true, _) => TlsMode::Implicit,
+            (_, Some(StatusWord::Ok)) => TlsMode::Stls,
+            (_, None) if self.listed_stls => TlsMode::Stls,
+            _ => TlsMode::Plain,
+        }
     }
 
     /// Whether there is nothing to play.
@@ -122,7 +187,7 @@ impl Script {
         }
         let refused = greeting.status == StatusWord::Err;
         self.greeting = Some(Answer {
-            status: status(greeting.status, &greeting.line),
+            status: status(greeting.status, &greeting.line, &mut self.made_up),
             delay_us: at_us,
             then_close: refused,
             ..Answer::default()
@@ -168,7 +233,7 @@ impl Script {
                     self.places.insert(n, place);
                 }
             }
-            Hop::Upstream => exchange.challenges.push(challenge(sasl, exchange.challenges.len())),
+            Hop::Upstream => exchange.challenges.push(challenge(sasl, exchange.challenges.len(), &mut self.made_up)),
         }
     }
 
@@ -178,39 +243,68 @@ impl Script {
         let delay_us = reply.latency_us.min(at_us.saturating_sub(self.spoke_us));
         let exchange = &mut self.exchanges[place];
         exchange.is_multi_line = reply.multi_line;
+        self.latency_us = reply.latency_us;
         let answer = exchange.answer.get_or_insert_default();
-        (answer.status, answer.delay_us) = (status(reply.status, &reply.line), delay_us);
+        (answer.status, answer.delay_us) = (status(reply.status, &reply.line, &mut self.made_up), delay_us);
+        if exchange.keyword == "STLS" && self.stls != Some(StatusWord::Ok) {
+            self.stls = Some(reply.status);
+        }
+    }
+
+    /// Behind the first `+OK` came a message, and the answer is what comes next.
+    fn client_data(&mut self, data: &schema::ClientData, at_us: u64) {
+        self.spoke_us = at_us;
+        let exchange = self.places.get(&data.n).and_then(|&place| self.exchanges.get_mut(place));
+        let Some(answer) = exchange.and_then(|exchange| exchange.answer.as_mut()).filter(|answer| answer.go_ahead.is_none())
+        else {
+            return;
+        };
+        let go_ahead = Timed { line: std::mem::take(&mut answer.status), delay_us: answer.delay_us };
+        *answer = Answer { go_ahead: Some(go_ahead), ..Answer::default() };
+    }
+
+    /// It belongs behind what was said last.
+    fn unsolicited(&mut self, said: &schema::Unsolicited, delay_us: u64) {
+        if self.made_up >= MADE_UP {
+            return;
+        }
+        let line = status(said.status, &said.line, &mut self.made_up);
+        self.made_up += line.len();
+        let after = match (self.exchanges.last_mut(), &mut self.greeting) {
+            (Some(exchange), _) => &mut exchange.after,
+            (None, Some(greeting)) => &mut greeting.after,
+            (None, None) => return,
+        };
+        after.push(Timed { line, delay_us });
     }
 
     fn content(&mut self, content: schema::Content) {
         let Some(&place) = self.places.get(&content.n) else { return };
         let keyword = content.keyword.clone();
         let is_message = matches!(keyword.as_str(), "RETR" | "TOP");
-        let listing = (!is_message).then(|| listing(&content).into());
+        let listing = (!is_message).then(|| listing(&content, &mut self.made_up).into());
+        self.listed_stls |= keyword == "CAPA" && content.listing.iter().any(|line| lines::is_stls(line.as_bytes()));
         let Some(answer) = self.exchanges[place].answer.as_mut() else { return };
         answer.then_close = !content.complete;
+        answer.lasts_us = content.total_us.saturating_sub(self.latency_us);
         answer.listing = listing;
         answer.message = is_message.then(|| Message::of(content));
     }
 }
 
-/// The size of a message of which the record does not tell.
-const SIZE: u64 = 1000;
-
-/// Lines of a listing that are made up; at most some 20 MB of them are in memory.
-const LISTED: u64 = 1_000_000;
-
 /// Where one client stands in a script.
 pub struct Cursor<'a> {
     script: &'a Script,
     next: usize,
+    /// Whether STLS is listed, and accepted.
+    pub begin: Begin,
 }
 
 impl<'a> Cursor<'a> {
     /// At its beginning.
     #[must_use]
     pub fn new(script: &'a Script) -> Self {
-        Self { script, next: 0 }
+        Self { script, next: 0, begin: Begin::Never }
     }
 
     /// The answer to a command line (without its end): that of the next recorded command which is the same, or else of the
@@ -221,11 +315,12 @@ impl<'a> Cursor<'a> {
         let ahead = places.partition_point(|&place| place < self.next);
         let place = places.get(ahead).or_else(|| places.last()).copied();
         let Some(place) = place else { return Found::Unrecorded(self.unrecorded(&command)) };
+        let is_new = place >= self.next;
         self.next = self.next.max(place + 1);
-        self.recorded(place, &command)
+        self.recorded(place, is_new, &command)
     }
 
-    fn recorded(&self, place: usize, command: &Command<'_>) -> Found {
+    fn recorded(&self, place: usize, is_new: bool, command: &Command<'_>) -> Found {
         let Script { exchanges, server_went, .. } = self.script;
         let exchange = &exchanges[place];
         let is_last = place + 1 == exchanges.len();
@@ -238,12 +333,42 @@ impl<'a> Cursor<'a> {
         }
         answer.then_close |= is_last && (*server_went || exchange.keyword == "QUIT")
             || exchange.keyword == "QUIT" && answer.status.starts_with(b"+OK");
-        let is_tls = exchange.keyword == "STLS" && answer.status.starts_with(b"+OK");
-        if is_tls {
-            return Found::Recorded(exchange.n, line("-ERR TLS is not replayed"));
+        if exchange.keyword == "STLS" {
+            return self.stls(exchange.n, answer);
         }
+        if exchange.keyword == "CAPA" {
+            answer.listing = answer.listing.map(|lines| self.capabilities(&lines));
+        }
+        // What was said once of the server's own accord is not said again.
+        answer.after = if is_new { exchange.after.clone() } else { Vec::new() };
         answer.challenges = challenges(exchange, command);
         Found::Recorded(exchange.n, answer)
+    }
+
+    fn stls(&self, n: u64, answer: Answer) -> Found {
+        match (self.begin, answer.status.starts_with(b"+OK")) {
+            (Begin::Offered, true) => Found::Recorded(n, Answer { then_tls: true, then_close: false, ..answer }),
+            (Begin::Never, false) => Found::Recorded(n, answer),
+            _ => Found::Unrecorded(self.unrecorded_stls()),
+        }
+    }
+
+    fn unrecorded_stls(&self) -> Answer {
+        match self.begin {
+            Begin::Offered => Answer { then_tls: true, ..line("+OK begin TLS") },
+            Begin::Never => line("-ERR TLS is not replayed"),
+            Begin::Stands => line("-ERR TLS stands already"),
+        }
+    }
+
+    /// With STLS in it if that can be had, or if the recorded refusal is played.
+    fn capabilities(&self, recorded: &[u8]) -> Arc<[u8]> {
+        let was_refused = self.script.stls.is_some_and(|status| status != StatusWord::Ok);
+        match self.begin {
+            Begin::Offered => lines::with_stls(recorded).into(),
+            Begin::Never if was_refused => recorded.into(),
+            _ => lines::without_stls(recorded).into(),
+        }
     }
 
     /// Logins go on as some login in the recording ended; the rest is refused.
@@ -270,84 +395,14 @@ impl<'a> Cursor<'a> {
                 as_login(prompts.into_iter().skip(initial).collect())
             }
             (Keyword::Noop, None) => line("+OK"),
+            (Keyword::Stls, None) => self.unrecorded_stls(),
+            (Keyword::Capa, None) if self.begin == Begin::Offered => {
+                Answer { listing: Some(b"STLS\r\nUSER\r\n.\r\n".as_slice().into()), ..line("+OK not in this recording") }
+            }
             (Keyword::Quit, None) => Answer { then_close: true, ..line("+OK not in this recording, but goodbye") },
             _ => line("-ERR not in this recording"),
         }
     }
-}
-
-/// The lines that were kept, and where that are not all, numbered ones in the place of the rest.
-fn listing(content: &schema::Content) -> Vec<u8> {
-    let mut lines: Vec<Vec<u8>> = content.listing.iter().filter_map(|line| unescape(line)).collect();
-    // Nobody offers TLS here.
-    lines.retain(|line| content.keyword != "CAPA" || !line.trim_ascii().eq_ignore_ascii_case(b"STLS"));
-    let kept = content.listing.len() as u64;
-    let number = |line: &Vec<u8>| std::str::from_utf8(line).ok()?.split(' ').next()?.parse::<u64>().ok();
-    let first = lines.last().and_then(number).unwrap_or(0).saturating_add(1);
-    for number in (first..).take(usize::try_from(content.lines.saturating_sub(kept).min(LISTED)).unwrap_or_default()) {
-        lines.push(match content.keyword.as_str() {
-            "LIST" => format!("{number} {SIZE}").into_bytes(),
-            "UIDL" => format!("{number} replayed-{number}").into_bytes(),
-            _ => b"X-NOT-IN-THIS-RECORDING".to_vec(),
-        });
-    }
-    let mut out = Vec::new();
-    for line in lines {
-        out.extend_from_slice(if line.starts_with(b".") { b"." } else { b"" });
-        out.extend_from_slice(&line);
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(if content.complete { b".\r\n" } else { b"" });
-    out
-}
-
-/// The challenges now: one more, or one less, where the client sends an initial response that it did not send then.
-fn challenges(exchange: &Exchange, command: &Command<'_>) -> Vec<Vec<u8>> {
-    let mut challenges = exchange.challenges.clone();
-    if exchange.keyword != "AUTH" || exchange.was_cancelled {
-        return challenges;
-    }
-    let has_initial_response = command.arguments().nth(1).is_some();
-    match (exchange.has_initial_response, has_initial_response) {
-        (true, false) => challenges.insert(0, b"+ \r\n".to_vec()),
-        (false, true) if !challenges.is_empty() => drop(challenges.remove(0)),
-        _ => {}
-    }
-    challenges
-}
-
-/// A challenge: as it was where that is told, or else one of the same length.
-fn challenge(sasl: &schema::Sasl, number: usize) -> Vec<u8> {
-    if let Some(text) = sasl.revealed.as_ref().and_then(|text| unescape(text)) {
-        return [&text[..], b"\r\n"].concat();
-    }
-    // `+ `, the text, CR LF.
-    let text = usize::try_from(sasl.octets.saturating_sub(4)).unwrap_or(LINE).min(LINE);
-    let prompt = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"].get(number).filter(|prompt| prompt.len() == text);
-    let text = prompt.map_or_else(|| "eHh4".repeat(text / 4), |prompt| (*prompt).to_owned());
-    format!("+ {text}\r\n").into_bytes()
-}
-
-/// The line as far as it is told, with the end that it had.
-fn status(status: StatusWord, line: &Text) -> Vec<u8> {
-    let word = if status == StatusWord::Err { "-ERR" } else { "+OK" };
-    let told = line.text.as_ref().filter(|_| line.redacted.is_none()).and_then(|text| unescape(text));
-    let mut text = told.unwrap_or_else(|| format!("{word} (withheld in the recording)").into_bytes());
-    let end: &[u8] = match line.line_end.as_deref() {
-        Some("lf") => b"\n",
-        Some("none") => b"",
-        _ => b"\r\n",
-    };
-    if line.cut {
-        let octets = usize::try_from(line.octets).unwrap_or(LINE).min(LINE).saturating_sub(end.len());
-        text.resize(octets.max(text.len()), b'x');
-    }
-    text.extend_from_slice(end);
-    text
-}
-
-fn line(text: &str) -> Answer {
-    Answer { status: format!("{text}\r\n").into_bytes(), ..Answer::default() }
 }
 
 fn words(command: &schema::Command) -> impl Iterator<Item = &str> {

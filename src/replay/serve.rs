@@ -19,11 +19,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Answer, Cursor, Found, Message, Script};
+use super::{Answer, Begin, Cursor, Found, Message, Pace, Script, pace::Spread, script::Timed};
 use crate::{
     escape::escape,
     inspect::Kept,
+    net::Stream,
     pop3::{Command, Keyword},
+    tls::Acceptor,
 };
 
 /// Sessions at one time; further clients wait to be accepted.
@@ -32,6 +34,8 @@ const SESSIONS: usize = 64;
 const LINE: usize = 8 * 1024;
 /// Nobody is waited for longer than this.
 const INACTIVITY: Duration = Duration::from_secs(600);
+/// TLS stands within this time.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 /// What a client still sends at the end is read and dropped for this long, up to [`LINGER_OCTETS`].
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: u64 = 64 * 1024;
@@ -40,16 +44,14 @@ const PIECE: usize = 64 * 1024;
 /// Octets of a line that are told of.
 const TOLD: usize = 80;
 
-/// How fast it is played.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Every answer comes as soon as it can.
-    Fast,
-    /// Every answer takes as long as it took, and at most so long.
-    Recorded {
-        /// The longest wait.
-        most: Duration,
-    },
+/// Who may begin TLS, and how.
+pub enum Security {
+    /// Nobody: all is played in clear.
+    Clear,
+    /// It stands before the greeting.
+    Implicit(Acceptor),
+    /// STLS is offered.
+    Stls(Acceptor),
 }
 
 /// What is played, and what became of it.
@@ -60,6 +62,10 @@ pub struct Stage {
     pub directory: PathBuf,
     /// How fast.
     pub pace: Pace,
+    /// TLS.
+    pub security: Security,
+    /// Octets of a message that are made up at most.
+    pub made_up: u64,
     /// What was heard, counted.
     pub heard: Heard,
 }
@@ -112,90 +118,194 @@ pub async fn serve(listener: TcpListener, stage: Arc<Stage>, once: bool, tell: A
 async fn session(stream: TcpStream, address: SocketAddr, stage: Arc<Stage>, tell: Arc<Tell>) {
     let number = stage.heard.clients.fetch_add(1, Ordering::Relaxed) + 1;
     tell(&format!("client {number}: connected from {address}"));
-    // Small answers must not wait for acknowledgements (Nagle).
-    let _ = stream.set_nodelay(true);
-    let mut client = Client { stream: BufReader::with_capacity(LINE, stream), stage: &stage, tell: &*tell, number };
-    let how = match client.converse().await {
+    let how = match play(Stream::new(stream), &stage, &*tell, number).await {
         Ok(()) => "over".to_owned(),
         Err(error) => format!("over: {error}"),
     };
-    let _ = client.end().await;
     tell(&format!("client {number}: {how}"));
+}
+
+async fn play(stream: Stream, stage: &Arc<Stage>, tell: &Tell, number: u64) -> io::Result<()> {
+    let mut cursor = Cursor::new(&stage.script);
+    let (stream, begin) = match &stage.security {
+        Security::Clear => (stream, Begin::Never),
+        Security::Implicit(acceptor) => (secure(stream, acceptor).await?, Begin::Stands),
+        Security::Stls(_) => (stream, Begin::Offered),
+    };
+    cursor.begin = begin;
+    let mut client = Client { stream: BufReader::with_capacity(LINE, stream), stage, tell, number };
+    let mut next = client.say(&stage.script.greeting_line()).await;
+    loop {
+        next = match (next, &stage.security) {
+            (Ok(Next::Command), _) => client.converse(&mut cursor).await,
+            (Ok(Next::Tls), Security::Stls(acceptor)) => {
+                client = client.secured(acceptor).await?;
+                cursor.begin = Begin::Stands;
+                Ok(Next::Command)
+            }
+            (next, _) => {
+                let _ = client.end().await;
+                return next.map(drop);
+            }
+        }
+    }
+}
+
+/// Does the handshake; the connection is closed where that fails.
+async fn secure(stream: Stream, acceptor: &Acceptor) -> io::Result<Stream> {
+    match timeout(HANDSHAKE, stream.accept(acceptor)).await {
+        Ok(accepted) => accepted.map_err(|error| io::Error::other(error.to_string())),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took longer than 30 seconds")),
+    }
+}
+
+/// What comes behind an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Command,
+    Tls,
+    End,
 }
 
 /// One client.
 struct Client<'a> {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     stage: &'a Arc<Stage>,
     tell: &'a Tell,
     number: u64,
 }
 
 impl Client<'_> {
-    async fn converse(&mut self) -> io::Result<()> {
-        let stage = Arc::clone(self.stage);
-        let mut cursor = Cursor::new(&stage.script);
-        let greeting = stage.script.greeting_line();
-        let mut goes_on = self.say(&greeting).await?;
-        while goes_on {
-            let Some(line) = self.line().await? else { return Ok(()) };
-            stage.heard.commands.fetch_add(1, Ordering::Relaxed);
-            let found = cursor.answer(&line);
-            self.told(&line, &found);
-            goes_on = match found {
-                Found::Recorded(_, answer) => self.say(&answer).await?,
-                Found::Unrecorded(answer) => {
-                    stage.heard.unrecorded.fetch_add(1, Ordering::Relaxed);
-                    self.say(&answer).await?
-                }
-                Found::Unanswered { closed: true, .. } => false,
-                Found::Unanswered { .. } => self.be_silent().await?,
-            };
+    /// A command and its answer.
+    async fn converse(&mut self, cursor: &mut Cursor<'_>) -> io::Result<Next> {
+        let Some(line) = self.line().await? else { return Ok(Next::End) };
+        let heard = &self.stage.heard;
+        heard.commands.fetch_add(1, Ordering::Relaxed);
+        let found = cursor.answer(&line);
+        self.told(&line, &found);
+        match found {
+            Found::Recorded(_, answer) => self.say(&answer).await,
+            Found::Unrecorded(answer) => {
+                heard.unrecorded.fetch_add(1, Ordering::Relaxed);
+                self.say(&answer).await
+            }
+            Found::Unanswered { closed: true, .. } => Ok(Next::End),
+            Found::Unanswered { .. } => self.be_silent().await,
+        }
+    }
+
+    /// TLS, in which the session goes on. [`Self::say`] has seen to it that no octet from before is left.
+    async fn secured(self, acceptor: &Acceptor) -> io::Result<Self> {
+        let stream = secure(self.stream.into_inner(), acceptor).await?;
+        Ok(Self { stream: BufReader::with_capacity(LINE, stream), ..self })
+    }
+
+    /// Gives an answer; returns how the session goes on behind it.
+    async fn say(&mut self, answer: &Answer) -> io::Result<Next> {
+        for challenge in &answer.challenges {
+            self.send(challenge).await?;
+            let Some(response) = self.line().await? else { return Ok(Next::End) };
+            if response == b"*" && answer.status.starts_with(b"+OK") {
+                self.send(b"-ERR cancelled\r\n").await?;
+                return Ok(Next::Command);
+            }
+        }
+        if answer.then_tls && !self.stream.buffer().is_empty() {
+            // Inside TLS it would be taken for what the client had said there (RFC 2595 §4).
+            self.send(b"-ERR nothing may be sent between STLS and TLS\r\n").await?;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "octets in plain text behind STLS"));
+        }
+        if let Some(Timed { line, delay_us }) = &answer.go_ahead {
+            self.wait(*delay_us).await;
+            self.send(line).await?;
+            if !self.hear_message().await? {
+                return Ok(Next::End);
+            }
+        }
+        self.wait(answer.delay_us).await;
+        self.send(&answer.status).await?;
+        self.body(answer).await?;
+        for Timed { line, delay_us } in &answer.after {
+            // It came before the client's next command, so it does not wait until the client has spoken.
+            let wait = self.stage.pace.wait(*delay_us);
+            if !wait.is_zero() {
+                let _ = timeout(wait, self.stream.fill_buf()).await;
+            }
+            self.send(line).await?;
+        }
+        Ok(match answer {
+            Answer { then_close: true, .. } => Next::End,
+            Answer { then_tls: true, .. } => Next::Tls,
+            _ => Next::Command,
+        })
+    }
+
+    async fn wait(&self, recorded_us: u64) {
+        let wait = self.stage.pace.wait(recorded_us);
+        // Even no time at all is rounded up to a millisecond.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
+
+    async fn body(&mut self, answer: &Answer) -> io::Result<()> {
+        let pace = self.stage.pace;
+        if let Some(listing) = &answer.listing {
+            self.spread(listing, &mut pace.spread(listing.len() as u64, answer.lasts_us)).await?;
+        }
+        if let Some(message) = &answer.message {
+            self.message(message.clone(), pace.spread(message.octets(), answer.lasts_us)).await?;
         }
         Ok(())
     }
 
-    /// Gives an answer; returns whether the session goes on behind it.
-    async fn say(&mut self, answer: &Answer) -> io::Result<bool> {
-        for challenge in &answer.challenges {
-            self.send(challenge).await?;
-            let Some(response) = self.line().await? else { return Ok(false) };
-            if response == b"*" && answer.status.starts_with(b"+OK") {
-                self.send(b"-ERR cancelled\r\n").await?;
-                return Ok(true);
+    /// Reads the client's message, and drops it; returns whether it was whole.
+    async fn hear_message(&mut self) -> io::Result<bool> {
+        let (mut line, mut is_line_start) = (Vec::new(), true);
+        loop {
+            line.clear();
+            in_time((&mut self.stream).take(LINE as u64).read_until(b'\n', &mut line)).await?;
+            match line.as_slice() {
+                [] => return Ok(false),
+                b".\r\n" | b".\n" if is_line_start => return Ok(true),
+                line => is_line_start = line.ends_with(b"\n"),
             }
         }
-        if let Pace::Recorded { most } = self.stage.pace {
-            sleep(Duration::from_micros(answer.delay_us).min(most)).await;
-        }
-        self.send(&answer.status).await?;
-        if let Some(listing) = &answer.listing {
-            self.send(listing).await?;
-        }
-        if let Some(message) = &answer.message {
-            self.message(message.clone()).await?;
-        }
-        Ok(!answer.then_close)
     }
 
     /// The store is read on a thread of its own, since files block.
-    async fn message(&mut self, message: Message) -> io::Result<()> {
+    async fn message(&mut self, message: Message, mut spread: Spread) -> io::Result<()> {
         let (sender, mut pieces) = channel(2);
-        let directory = self.stage.directory.clone();
+        let (directory, most) = (self.stage.directory.clone(), self.stage.made_up);
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Pieces { sender, piece: Vec::with_capacity(PIECE) };
-            message.write(&mut Kept::new(&directory), &mut out).and_then(|()| out.flush())
+            let missing = message.write(&mut Kept::new(&directory), most, &mut out)?;
+            out.flush().map(|()| missing)
         });
         while let Some(piece) = pieces.recv().await {
-            self.send(&piece).await?;
+            self.spread(&piece, &mut spread).await?;
         }
-        reading.await.map_err(io::Error::other)?
+        let missing = reading.await.map_err(io::Error::other)??;
+        if missing > 0 {
+            (self.tell)(&format!("client {}: {missing} octets of the message were not made up: see --max-octets", self.number));
+        }
+        Ok(())
+    }
+
+    async fn spread(&mut self, mut octets: &[u8], spread: &mut Spread) -> io::Result<()> {
+        while !octets.is_empty() {
+            let (piece, rest) = octets.split_at(spread.piece(octets.len()));
+            spread.due(piece.len()).await;
+            self.send(piece).await?;
+            octets = rest;
+        }
+        Ok(())
     }
 
     /// No answer was recorded, and none comes.
-    async fn be_silent(&mut self) -> io::Result<bool> {
+    async fn be_silent(&mut self) -> io::Result<Next> {
         while self.line().await?.is_some() {}
-        Ok(false)
+        Ok(Next::End)
     }
 
     /// The next line, without its end; `None` at the end of the stream.
@@ -213,7 +323,8 @@ impl Client<'_> {
     }
 
     async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        in_time(self.stream.write_all(octets)).await
+        in_time(self.stream.write_all(octets)).await?;
+        in_time(self.stream.flush()).await
     }
 
     /// Ends the connection so that what was said last arrives: closing it with input unread would reset it.

@@ -7,7 +7,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Ways, bind, terms};
+use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Way, Ways, bind, distinct, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -50,7 +50,7 @@ impl Reloader {
     pub fn reload(&self, config: &Config) -> Result<Reloaded, ReloadError> {
         let house = &*self.house;
         let common = Common::new(config, &house.memory)?;
-        let mut ways = Ways::new(&house.timeouts, house.key_log.as_ref());
+        let mut ways = Ways::new(house, self.ways());
         // One at a time: the list is taken until it is exchanged.
         let mut routes = house.routes();
         let mut left = routes.clone();
@@ -99,6 +99,13 @@ impl Reloader {
         } else {
             None
         }
+    }
+
+    /// The way to each upstream, once.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Arc<Way>> {
+        let terms: Vec<_> = self.house.routes().iter().map(|route| route.terms.load_full()).collect();
+        distinct(terms.iter().flat_map(|terms| terms.ways.iter()))
     }
 
     /// How the store of all sessions is doing.

@@ -74,11 +74,26 @@ impl Collector for Standing {
         counters(out, "transcript_lost_records", "Records that could not be kept", lost)?;
         let help = "Octets of messages that should have been kept and could not be";
         constant(out, "transcript_lost_content_octets", help, loss.content_octets)?;
+        self.upstreams(out)?;
         self.certificates(out)
     }
 }
 
 impl Standing {
+    fn upstreams(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let standings: Vec<_> = self.0.ways().iter().map(|way| way.standing()).collect();
+        let up = standings.iter().map(|standing| (standing.upstream.clone(), i64::from(standing.is_up)));
+        gauges(
+            out,
+            "upstream_up",
+            "1 where an upstream could serve when it was tried last, or was not tried yet",
+            "upstream",
+            up,
+        )?;
+        let failures = standings.iter().map(|standing| ([("upstream", standing.upstream.as_str())], standing.failures));
+        counters(out, "upstream_failures", "Sessions that an upstream could not serve", failures)
+    }
+
     /// Of two certificates in one file that are both in use (before and after a reload), the one that ends first.
     fn certificates(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut expiries = self.0.expiries();

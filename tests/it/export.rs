@@ -44,6 +44,8 @@ fn a_session_is_exported_in_every_form() {
     let (store, folder) = (recorded(), tempfile::tempdir().unwrap());
     let shown = sessions(store.path(), &["show", "--last"]).stdout;
     assert_eq!(sessions(store.path(), &["export", "--last"]).stdout, shown);
+    assert_eq!(sessions(store.path(), &["export", "--last", "--output", "-"]).stdout, shown);
+    assert_eq!(sessions(store.path(), &["export", "--last", "--format", "eml", "--output", "-"]).status.code(), Some(64));
     let mbox = sessions(store.path(), &["export", "--last", "--format", "mbox"]);
     assert!(text(&mbox.stdout).ends_with("\nSubject: x\n\nhello\n.\n\n"), "{}", text(&mbox.stdout));
     assert_eq!(text(&mbox.stderr), "1 message written\n");

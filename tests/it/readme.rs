@@ -28,6 +28,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/probe.md",
     "docs/replay.md",
     "docs/transcript.md",
+    "docs/upstreams.md",
     "docs/web.md",
     "certs/README.md",
     "packaging/README.md",

@@ -49,6 +49,8 @@ const LIMITS: Timeouts = Timeouts {
     half_closed: Duration::from_secs(60),
     reply: Duration::from_secs(90),
     drain: Duration::from_secs(1),
+    rest: Duration::from_secs(10),
+    longest_rest: Duration::from_secs(300),
 };
 
 /// Runs both to their end; the clock is paused, so this hour passes only where nothing can move any more.

@@ -231,7 +231,7 @@ fn what_cannot_be_replayed_says_why() {
     let path = store.path();
     for (words, code, said) in [
         (format!("--as-server {id} --listen :0"), 64, "cannot replay to other hosts"),
-        (format!("--as-server {id} --listen pop3s://127.0.0.1:0"), 64, "cannot replay over TLS"),
+        (format!("--as-server {id} --listen pop3s://127.0.0.1:0"), 64, "cannot replay over TLS without a certificate"),
         (format!("--as-server {id} --last"), 64, "either its id, or --last"),
         ("--as-server".to_owned(), 64, "either its id, or --last"),
         ("--last".to_owned(), 64, "--as-server"),

@@ -16,7 +16,7 @@ fn dovecot_refuses_logins_in_clear_behind_poptap_and_accepts_those_with_tls() {
     let settings = ["haproxy_trusted_networks = 127.0.0.0/8", "disable_plaintext_auth = yes"];
     let dovecot = Dovecot::start_with(&settings);
     for mode in MODES {
-        let proxy = start(dovecot.announced());
+        let proxy = start(dovecot.announced(), "v2");
         let login = curl_stat(mode, proxy.listener(mode), Some(CLIENT), &proxy.authority());
         let transcript = proxy.stop();
         let session = transcript.only_session();
@@ -47,16 +47,30 @@ fn dovecot_hears_of_no_client_where_none_is_announced() {
     assert!(login.contains("rip=127.0.0.1"), "{login}");
 }
 
+/// Version 1 says nothing of TLS: Dovecot hears the client's address on every listener, and of no login that is secure.
+#[test]
+fn dovecot_understands_version_1() {
+    let dovecot = Dovecot::start_with(&["haproxy_trusted_networks = 127.0.0.0/8", "disable_plaintext_auth = no"]);
+    for mode in MODES {
+        let proxy = start(dovecot.announced(), "v1");
+        let login = curl_stat(mode, proxy.listener(mode), Some(CLIENT), &proxy.authority());
+        let transcript = proxy.stop();
+        assert_eq!(login, Login::Accepted, "over {mode:?}: {:#}", transcript.only_session());
+    }
+    let said = dovecot.wait_for_log(&["Login: ", &format!("user=<{USER}>"), &format!("rip={CLIENT}")]);
+    assert!(!said.contains("TLS"), "{said}");
+}
+
 /// A poptap with every kind of listener that announces its clients to a plain server.
-fn start(server: SocketAddr) -> Proxy {
+fn start(server: SocketAddr, version: &str) -> Proxy {
     let home = scratch();
     certificates::make_for_listener(home.path());
-    std::fs::write(home.path().join("poptap.toml"), configuration(home.path(), server)).unwrap();
+    std::fs::write(home.path().join("poptap.toml"), configuration(home.path(), server, version)).unwrap();
     Proxy::start_from_file(home, MODES.len(), &[])
 }
 
-fn configuration(home: &Path, server: SocketAddr) -> String {
-    let mut text = format!("[[upstream]]\nurl = 'pop3://{server}'\nproxy_protocol = 'v2'\n");
+fn configuration(home: &Path, server: SocketAddr, version: &str) -> String {
+    let mut text = format!("[[upstream]]\nurl = 'pop3://{server}'\nproxy_protocol = '{version}'\n");
     for mode in MODES {
         text.extend(["[[listener]]\naddress = '", mode.scheme(), "://127.0.0.1:0'\n"]);
         if mode != Mode::Plain {

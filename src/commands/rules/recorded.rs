@@ -72,6 +72,7 @@ impl Recorded {
     pub(super) fn take(&mut self, record: Record) {
         match record.body {
             Body::Opened(opened) => self.opened(&opened),
+            Body::Reached(reached) => self.upstream = reached.upstream,
             Body::Tls(tls) if tls.hop == Hop::Client => self.secured(&tls),
             Body::Greeting(greeting) => self.greeting(&greeting),
             _ if self.is_over => {}

@@ -27,7 +27,8 @@ impl Resolver<'_> {
             self.fault(Fault::new("only Linux leads connections here", "leave `transparent` out"), Some(how.span()));
         }
         if let Some(proxies) = &raw.proxy_from {
-            let fault = Fault::new("a proxy's connections are meant for this listener", "leave `transparent` or `proxy_from` out");
+            let fault =
+                Fault::new("a proxy's connections are meant for this listener", "leave `transparent` or `proxy_from` out");
             self.fault(fault, Some(proxies.span()));
         }
         let allow_to = raw.allow_to.as_ref().map(|list| {

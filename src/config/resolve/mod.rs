@@ -159,6 +159,13 @@ impl<'a> Resolver<'a> {
             self.warnings
                 .push(format!("`timeouts.idle` is {shown}: RFC 1939 §3 asks for 10 minutes at least, and clients count on it"));
         }
+        let rest = or(section.rest, 10);
+        let longest_rest = section.longest_rest.as_ref().map_or(rest.max(Duration::from_secs(300)), |period| period.get_ref().0);
+        if longest_rest < rest {
+            let message = format!("`timeouts.longest_rest` is shorter than `timeouts.rest`, which is {}", Period(rest));
+            let span = section.longest_rest.as_ref().map(Spanned::span);
+            self.fault(Fault::new(message, "give it the same length or more"), span);
+        }
         Timeouts {
             connect: or(section.connect, 30),
             handshake: or(section.handshake, 30),
@@ -168,6 +175,8 @@ impl<'a> Resolver<'a> {
             half_closed: or(section.half_closed, 60),
             reply: or(section.reply, 30),
             drain: or(section.drain, 30),
+            rest,
+            longest_rest,
         }
     }
 

@@ -33,6 +33,11 @@ pub fn probed(args: &ProbeArgs) -> Result<Probed, Faults> {
     };
     let upstreams = resolver.upstreams(&file.upstream);
     let found = resolver.by_reference(&args.server, &upstreams);
+    if let Ok(upstream) = found.as_ref()
+        && !upstreams.contains(upstream)
+    {
+        resolver.nameless(upstream, None);
+    }
     let warnings = std::mem::take(&mut resolver.warnings);
     let timeouts = resolver.timeouts(&file.timeouts);
     match found {

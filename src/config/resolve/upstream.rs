@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,7 +11,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use toml::Spanned;
 
 use crate::config::{
-    Accept, KeyPair, Upstream,
+    Accept, KeyPair, TlsMode, Upstream,
     address::UpstreamUrl,
     fault::{Fault, Malformed},
     file::{ListenerSection, UpstreamSection},
@@ -57,8 +58,19 @@ impl Resolver<'_> {
             return None;
         };
         let upstream = self.with_flags(url.get_ref(), raw);
+        self.nameless(&upstream, Some(url.span()));
         self.trust(&upstream, raw, is_ca_usable);
         Some(upstream)
+    }
+
+    /// A certificate is for a name, and a path is none.
+    pub(super) fn nameless(&mut self, upstream: &Upstream, span: Option<Range<usize>>) {
+        let is_verified = upstream.tls != TlsMode::Plain && upstream.pin.is_none();
+        if upstream.socket.is_some() && is_verified && upstream.server_name.is_none() && !self.is_broken(&["server_name", "pin"])
+        {
+            let message = format!("`{}` does not say for which name the server's certificate is", upstream.url());
+            self.fault(Fault::new(message, "give the `[[upstream]]` a `server_name`, or a `pin`"), span);
+        }
     }
 
     fn name(&mut self, name: Option<&Spanned<String>>) {
@@ -94,9 +106,14 @@ impl Resolver<'_> {
     }
 
     /// The one of the command line, for all listeners; those of the file with the same URL lend it their other settings.
-    pub(super) fn upstream_of_flags(&self, upstreams: &[Arc<Upstream>]) -> Option<Arc<Upstream>> {
+    pub(super) fn upstream_of_flags(&mut self, upstreams: &[Arc<Upstream>]) -> Option<Arc<Upstream>> {
         let url = self.args.url.as_ref().or(self.args.upstream.as_ref())?;
-        Some(self.by_url(url, upstreams))
+        let upstream = self.by_url(url, upstreams);
+        // Of those in the file it has been said.
+        if !upstreams.contains(&upstream) {
+            self.nameless(&upstream, None);
+        }
+        Some(upstream)
     }
 
     /// Those that a listener of the file means, in its order; none where one of them was found fault with.
@@ -113,6 +130,9 @@ impl Resolver<'_> {
                     Fault::new(format!("`{}` is named twice", upstream.name), "name each upstream once: they are tried in order")
                 }
                 Ok(upstream) => {
+                    if !upstreams.contains(&upstream) {
+                        self.nameless(&upstream, Some(named.span()));
+                    }
                     found.push(upstream);
                     continue;
                 }

@@ -8,6 +8,29 @@ pub(super) const NOT_KEPT: &str = "X-Poptap: content was not kept";
 /// The first line of what is missing of a message that was kept in part.
 pub(super) const NOT_ALL_KEPT: &str = "X-Poptap: the rest was not kept";
 
+/// How much filler may still be written: a record may claim any size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allowance {
+    left: u64,
+    /// Octets that were not written for that.
+    pub(super) refused: u64,
+}
+
+impl Allowance {
+    /// So many octets.
+    pub(super) fn of(octets: u64) -> Self {
+        Self { left: octets, refused: 0 }
+    }
+
+    /// How many of so many octets of filler may be written.
+    pub(super) fn take(&mut self, octets: u64) -> u64 {
+        let taken = octets.min(self.left);
+        self.left -= taken;
+        self.refused = self.refused.saturating_add(octets - taken);
+        taken
+    }
+}
+
 /// Octets of a line where nothing says how long lines were.
 const USUAL: u64 = 78;
 

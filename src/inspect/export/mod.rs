@@ -58,6 +58,8 @@ pub struct Export<'a> {
     pub output: Option<&'a Path>,
     /// Whether files may be replaced.
     pub force: bool,
+    /// Octets that may stand in the place of what was not kept, at most ([`ExportFormat::Pcapng`]).
+    pub filler: u64,
 }
 
 /// Why a session was not exported.
@@ -131,7 +133,7 @@ fn write(export: &Export<'_>, out: &mut dyn Write, err: &mut dyn Write) -> Resul
 }
 
 fn pcapng(export: &Export<'_>, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), ExportError> {
-    let mut wire = Wire::new(export.directory, &mut *out);
+    let mut wire = Wire::new(export.directory, export.filler, &mut *out);
     each(export, err, |record| Ok(wire.record(record)?))?;
     wire.finish()?;
     let losses = wire.losses();
@@ -145,6 +147,10 @@ fn report(losses: Losses, err: &mut dyn Write) -> io::Result<()> {
     }
     if losses.filled > 0 {
         writeln!(err, "{} not kept: filler stands in their place", human::plural(losses.filled, "octet"))?;
+    }
+    if losses.refused > 0 {
+        let octets = human::plural(losses.refused, "octet");
+        writeln!(err, "{octets} more not kept, and left out: that would be more filler than --max-octets allows")?;
     }
     if losses.missing > 0 {
         writeln!(err, "{} not recorded: left out, as if the capture had lost them", human::plural(losses.missing, "octet"))?;

@@ -15,7 +15,7 @@ const KEPT: &str = "Subject: a\r\n\r\n.one\r\nFrom two\r\n";
 fn exported(shelf: &Shelf, format: ExportFormat) -> (Result<(), ExportError>, Vec<u8>, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let which = Which::Last;
-    let job = Export { directory: shelf.path(), which: &which, format, output: None, force: false };
+    let job = Export { directory: shelf.path(), which: &which, format, output: None, force: false, filler: 100_000 };
     let result = export(&job, &mut out, &mut err);
     (result, out, String::from_utf8(err).unwrap())
 }
@@ -203,8 +203,14 @@ fn messages_that_were_not_kept_whole_are_counted() {
 
     let folder = shelf.path().join("out");
     let eml = |force| {
-        let job =
-            Export { directory: shelf.path(), which: &Which::Last, format: ExportFormat::Eml, output: Some(&folder), force };
+        let job = Export {
+            directory: shelf.path(),
+            which: &Which::Last,
+            format: ExportFormat::Eml,
+            output: Some(&folder),
+            force,
+            filler: 0,
+        };
         export(&job, &mut Vec::new(), &mut Vec::new())
     };
     eml(false).unwrap();

@@ -11,7 +11,7 @@ use std::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    filler::{self, filler},
+    filler::{self, Allowance, filler},
     stuffing::Stuffed,
     tcp::Tcp,
 };
@@ -30,6 +30,8 @@ const UNKNOWN: [&str; 2] = ["192.0.2.1:50000", "192.0.2.2:110"];
 pub(super) struct Losses {
     /// Octets of messages and listings in whose place filler stands.
     pub(super) filled: u64,
+    /// Octets of filler that would have been too many.
+    pub(super) refused: u64,
     /// Octets of either peer's that are missing altogether.
     pub(super) missing: u64,
     /// Whether the addresses are made up.
@@ -51,11 +53,12 @@ pub(super) struct Wire<'a, W: Write> {
     held: Option<Duration>,
     closed: bool,
     losses: Losses,
+    allowance: Allowance,
 }
 
 impl<'a, W: Write> Wire<'a, W> {
-    /// Of a session of the store in `directory`.
-    pub(super) fn new(directory: &'a Path, out: W) -> Self {
+    /// Of a session of the store in `directory`, with so many octets of filler at most.
+    pub(super) fn new(directory: &'a Path, filler: u64, out: W) -> Self {
         Self {
             out: Some(out),
             tcp: None,
@@ -66,12 +69,13 @@ impl<'a, W: Write> Wire<'a, W> {
             held: None,
             closed: false,
             losses: Losses::default(),
+            allowance: Allowance::of(filler),
         }
     }
 
     /// What could not be put down.
     pub(super) fn losses(&self) -> Losses {
-        self.losses
+        Losses { refused: self.allowance.refused, ..self.losses }
     }
 
     /// The record is over.
@@ -109,7 +113,14 @@ impl<'a, W: Write> Wire<'a, W> {
             Body::Unsolicited(unsolicited) => self.server_line(&unsolicited.line, unsolicited.status),
             Body::Tls(tls) => self.tls(tls),
             Body::Closed(closed) => self.close(closed),
-            Body::Opened(_) | Body::Decision(_) | Body::Opaque(_) | Body::Anomaly(_) | Body::Gap(_) | Body::Session(_) => Ok(()),
+            Body::Opened(_)
+            | Body::Unreached(_)
+            | Body::Reached(_)
+            | Body::Decision(_)
+            | Body::Opaque(_)
+            | Body::Anomaly(_)
+            | Body::Gap(_)
+            | Body::Session(_) => Ok(()),
         }
     }
 
@@ -149,7 +160,7 @@ impl<'a, W: Write> Wire<'a, W> {
         self.pass(Peer::Upstream, &reply.line);
         let Some(tcp) = &mut self.tcp else { return Ok(()) };
         tcp.turn(Peer::Upstream);
-        write_line(&reply.line, status, tcp)?;
+        write_line(&reply.line, status, &mut self.allowance, tcp)?;
         if reply.multi_line && !matches!(reply.keyword.as_str(), "RETR" | "TOP") {
             self.held = Some(at);
             return Ok(());
@@ -161,16 +172,16 @@ impl<'a, W: Write> Wire<'a, W> {
     fn local(&mut self, reply: &Reply) -> io::Result<()> {
         let status = status_word(&reply.line, reply.status);
         let cut = reply.line.cut;
-        self.speak(Peer::Upstream, |out| {
+        self.speak(Peer::Upstream, |out, allowance| {
             if !cut {
-                return write_line(&reply.line, status, out);
+                return write_line(&reply.line, status, allowance, out);
             }
             let whole = Text { octets: 0, cut: false, ..reply.line.clone() };
             let mut first = Vec::new();
-            write_line(&whole, status, &mut first)?;
+            write_line(&whole, status, allowance, &mut first)?;
             out.write_all(&first)?;
             let rest = reply.line.octets.saturating_sub(first.len() as u64);
-            filler::lines(rest.saturating_sub(3), 0, out)?;
+            filler::lines(allowance.take(rest.saturating_sub(3)), 0, out)?;
             out.write_all(if rest < 3 { b"" } else { b".\r\n" })
         })
     }
@@ -193,7 +204,7 @@ impl<'a, W: Write> Wire<'a, W> {
 
     fn line(&mut self, from: Peer, line: &Text, begins: &str) -> io::Result<()> {
         self.pass(from, line);
-        self.speak(from, |out| write_line(line, begins, out))
+        self.speak(from, |out, allowance| write_line(line, begins, allowance, out))
     }
 
     /// The body of a reply: what was kept of it, what is known of a listing, and filler for the rest.
@@ -202,7 +213,8 @@ impl<'a, W: Write> Wire<'a, W> {
         *position = position.map(|position| position.saturating_add(content.octets));
         let Some(tcp) = self.tcp.as_mut().filter(|_| !self.own.contains(&content.n)) else { return Ok(()) };
         tcp.turn(Peer::Upstream);
-        self.losses.filled += body(content, &mut self.kept, tcp)?;
+        let filled = body(content, &mut self.kept, &mut self.allowance, tcp)?;
+        self.losses.filled = self.losses.filled.saturating_add(filled);
         tcp.over()
     }
 
@@ -210,10 +222,11 @@ impl<'a, W: Write> Wire<'a, W> {
     fn client_data(&mut self, octets: u64, complete: bool) -> io::Result<()> {
         let position = &mut self.position[Peer::Client as usize];
         *position = position.map(|position| position.saturating_add(octets));
-        self.losses.filled += octets;
         let end = if complete && octets >= 3 { &b".\r\n"[..] } else { b"" };
-        self.speak(Peer::Client, |out| {
-            filler::message(octets - end.len() as u64, 0, None, out)?;
+        let filled = self.allowance.take(octets - end.len() as u64);
+        self.losses.filled = self.losses.filled.saturating_add(filled);
+        self.speak(Peer::Client, |out, _| {
+            filler::message(filled, 0, None, out)?;
             out.write_all(end)
         })
     }
@@ -228,10 +241,10 @@ impl<'a, W: Write> Wire<'a, W> {
         if closed.by == "client" && closed.reason == "reset" { tcp.reset(first) } else { tcp.close(first) }
     }
 
-    fn speak(&mut self, from: Peer, say: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    fn speak(&mut self, from: Peer, say: impl FnOnce(&mut dyn Write, &mut Allowance) -> io::Result<()>) -> io::Result<()> {
         let Some(tcp) = &mut self.tcp else { return Ok(()) };
         tcp.turn(from);
-        say(tcp)?;
+        say(tcp, &mut self.allowance)?;
         tcp.over()
     }
 
@@ -243,7 +256,7 @@ impl<'a, W: Write> Wire<'a, W> {
 
     fn reach(&mut self, from: Peer, offset: u64) {
         let missing = self.position[from as usize].map_or(0, |position| offset.saturating_sub(position));
-        self.losses.missing += missing;
+        self.losses.missing = self.losses.missing.saturating_add(missing);
         if let Some(tcp) = self.tcp.as_mut().filter(|_| missing > 0) {
             tcp.miss(from, missing);
         }
@@ -265,7 +278,7 @@ fn status_word(line: &Text, status: StatusWord) -> &'static str {
 
 /// Writes a line of the size that is recorded. What was withheld or left out becomes `x`; where none of its text is there, the
 /// line begins with `begins`.
-fn write_line(line: &Text, begins: &str, out: &mut dyn Write) -> io::Result<()> {
+fn write_line(line: &Text, begins: &str, allowance: &mut Allowance, out: &mut dyn Write) -> io::Result<()> {
     let end = match line.line_end.as_deref() {
         None => &b"\r\n"[..],
         Some("lf") => b"\n",
@@ -284,7 +297,7 @@ fn write_line(line: &Text, begins: &str, out: &mut dyn Write) -> io::Result<()> 
     }
     out.write_all(&text)?;
     if altered {
-        filler(line.octets.saturating_sub((text.len() + end.len()) as u64), out)?;
+        filler(allowance.take(line.octets.saturating_sub((text.len() + end.len()) as u64)), out)?;
     }
     out.write_all(end)
 }
@@ -294,8 +307,8 @@ fn octets_of(text: &str) -> Vec<u8> {
     unescape(text).unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
-/// Writes a body with its terminator, as many octets as are recorded; returns how many of them are filler.
-fn body<W: Write>(content: &Content, kept: &mut Kept<'_>, out: &mut W) -> io::Result<u64> {
+/// Writes a body with its terminator, as many octets as are recorded and allowed; returns how many of them are filler.
+fn body<W: Write>(content: &Content, kept: &mut Kept<'_>, allowance: &mut Allowance, out: &mut W) -> io::Result<u64> {
     let mut text = Stuffed::new(out);
     if content.policy.is_none() {
         listing(content, &mut text)?;
@@ -311,7 +324,7 @@ fn body<W: Write>(content: &Content, kept: &mut Kept<'_>, out: &mut W) -> io::Re
         (true, 2) => b".\n",
         (true, _) => b".\r\n",
     };
-    let filled = if whole { 0 } else { left - end.len() as u64 };
+    let filled = if whole { 0 } else { allowance.take(left - end.len() as u64) };
     let lines = content.lines.saturating_sub(seen);
     match (content.policy.is_some(), written) {
         (true, 0) => filler::message(filled, lines, content.header_size, out)?,

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     pop3::{Keyword, identity},
     record::schema::{
-        Announced, Anomaly, Body, Closed, Command, Content, Decision, Greeting, Opaque, Opened, Record, Reply, Sasl, Summary,
-        Text, Tls, Unsolicited,
+        Announced, Anomaly, Body, Closed, Command, Content, Decision, Greeting, Opaque, Opened, Reached, Record, Reply, Sasl,
+        Summary, Text, Tls, Unreached, Unsolicited,
     },
 };
 
@@ -118,6 +118,10 @@ fn learn(record: &Record, names: &mut Names) {
     let mut learn = |name: &Option<String>| names.learn(name.as_deref().unwrap_or_default().as_bytes());
     match &record.body {
         Body::Opened(opened) => learn(&Some(opened.upstream.clone())),
+        Body::Unreached(unreached) => learn(&Some(unreached.upstream.clone())),
+        Body::Reached(reached) => {
+            reached.resting.iter().chain([&reached.upstream]).cloned().map(Some).for_each(|name| learn(&name))
+        }
         Body::Tls(tls) => [&tls.sni, &tls.subject, &tls.issuer].into_iter().for_each(learn),
         Body::Command(command) => learn(&command.user),
         Body::Sasl(sasl) => learn(&sasl.user),
@@ -141,6 +145,14 @@ fn record_without(record: Record, names: &mut Names) -> Record {
 fn body_without(body: Body, names: &mut Names) -> Body {
     match body {
         Body::Opened(opened) => Body::Opened(opened_without(opened, names)),
+        Body::Unreached(Unreached { upstream, reason, detail }) => {
+            let upstream = upstream_without(&upstream, names);
+            Body::Unreached(Unreached { upstream, reason, detail: text::sentence(&detail, names) })
+        }
+        Body::Reached(Reached { upstream, resting }) => {
+            let resting = resting.iter().map(|name| upstream_without(name, names)).collect();
+            Body::Reached(Reached { upstream: upstream_without(&upstream, names), resting })
+        }
         Body::Tls(tls) => Body::Tls(tls_without(tls, names)),
         Body::Greeting(Greeting { status, line }) => Body::Greeting(Greeting { status, line: said(line, names) }),
         Body::Command(command) => Body::Command(command_without(command, names)),

@@ -230,7 +230,14 @@ fn a_copy_may_be_one_file_and_be_exported() {
     let lines = fs::read_to_string(&file).unwrap();
     assert_eq!(lines.lines().count(), conversation("s1").lines().count() + 1);
     let which = Which::Last;
-    let job = Export { directory: folder.path(), which: &which, format: ExportFormat::Pcapng, output: None, force: false };
+    let job = Export {
+        directory: folder.path(),
+        which: &which,
+        format: ExportFormat::Pcapng,
+        output: None,
+        force: false,
+        filler: 100_000,
+    };
     export(&job, &mut Vec::new(), &mut Vec::new()).unwrap();
 }
 

@@ -8,7 +8,7 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 use rustls::{HandshakeKind, ServerConfig};
 use time::macros::datetime;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -30,6 +30,8 @@ const TIMEOUTS: Timeouts = Timeouts {
     half_closed: LIMIT,
     reply: LIMIT,
     drain: LIMIT,
+    rest: Duration::from_secs(10),
+    longest_rest: Duration::from_secs(300),
 };
 
 /// An authority, and a file with its certificate.
@@ -66,7 +68,7 @@ fn config(issued: Issued) -> Arc<ServerConfig> {
 
 fn upstream(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Upstream {
     let (name, host) = ("test".into(), host.into());
-    Upstream { name, ca_file, ..Upstream::at(&UpstreamUrl { tls, host, port }) }
+    Upstream { name, ca_file, ..Upstream::at(&UpstreamUrl { tls, host, port, socket: None }) }
 }
 
 fn connector(host: &str, port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Connector {
@@ -95,7 +97,7 @@ where
     T: Send + 'static,
 {
     let (address, server) = serve(script).await;
-    let result = connector.secure(TcpStream::connect(address).await.unwrap(), address).await;
+    let result = connector.secure(Stream::new(TcpStream::connect(address).await.unwrap()), Endpoint::Address(address)).await;
     // A failure has closed the connection; a success is for the caller to use, once the script is through.
     (result, server.await.unwrap())
 }
@@ -107,7 +109,8 @@ where
     T: Send + 'static,
 {
     let (address, server) = serve(script).await;
-    let error = connector.secure(TcpStream::connect(address).await.unwrap(), address).await.unwrap_err();
+    let error =
+        connector.secure(Stream::new(TcpStream::connect(address).await.unwrap()), Endpoint::Address(address)).await.unwrap_err();
     (error, server.await.unwrap())
 }
 
@@ -211,7 +214,7 @@ async fn a_second_connection_resumes_the_session() {
         })
         .await;
         let tcp = TcpStream::connect(address).await.unwrap();
-        let mut connected = connector.secure(tcp, address).await.unwrap();
+        let mut connected = connector.secure(Stream::new(tcp), Endpoint::Address(address)).await.unwrap();
         connected.stream.read_exact(&mut [0; 5]).await.unwrap();
         connected.stream.shutdown().await.unwrap();
         kinds.push(server.await.unwrap().unwrap());
@@ -581,7 +584,10 @@ async fn a_plain_connection_is_handed_over_untouched() {
     let connector = connector("127.0.0.1", address.port(), TlsMode::Plain, None);
     // As a task: its future must be able to move between threads.
     let mut connected = tokio::spawn(async move { connector.connect(&Origin::own()).await }).await.unwrap().unwrap();
-    assert_eq!((connected.address, connected.received.as_slice(), connected.tls), (address, b"".as_slice(), None));
+    assert_eq!(
+        (connected.address, connected.received.as_slice(), connected.tls),
+        (Endpoint::Address(address), b"".as_slice(), None)
+    );
     let mut line = [0; 11];
     connected.stream.read_exact(&mut line).await.unwrap();
     drop(connected.stream);
@@ -601,7 +607,7 @@ async fn a_probe_says_quit_and_nothing_else() {
     let report = connector("127.0.0.1", address.port(), TlsMode::Plain, None).probe().await.unwrap();
     assert_eq!(report.greeting, "+OK [XCLIENT] Dovecot\\x07 ready.");
     assert!(report.xclient);
-    assert_eq!((report.address, report.tls, report.days_left), (address, None, None));
+    assert_eq!((report.address, report.tls, report.days_left), (Endpoint::Address(address), None, None));
     assert_eq!(server.await.unwrap(), b"");
 }
 

@@ -214,3 +214,46 @@ fn the_greeting_and_replies_are_those_that_the_client_got() {
     assert_eq!(text(&script.greeting_line()), "+OK stripped|");
     assert_eq!(said(&mut Cursor::new(&script), "NOOP").1, "+OK other|");
 }
+
+#[test]
+fn stls_is_listed_and_accepted_where_it_can_be_had() {
+    let capa = r#""event":"content","n":1,"keyword":"CAPA","octets":1,"size":1,"lines":2,"complete":true,"total_us":1,"listing":["STLS","TOP"]"#;
+    let asked = [command(1, "CAPA"), reply(1, "CAPA", "+OK"), capa.to_owned()];
+    let unlisted =
+        [command(1, "CAPA"), reply(1, "CAPA", "+OK"), capa.replace("\"STLS\",", "").replace("\"lines\":2", "\"lines\":1")];
+    let refused = [&asked[..], &[command(2, "STLS"), reply(2, "STLS", "-ERR no")]].concat();
+    let accepted = [&asked[..], &[command(2, "STLS"), reply(2, "STLS", "+OK go")]].concat();
+    for (bodies, begin, tls, listed, said) in [
+        (&asked[..], Begin::Offered, TlsMode::Stls, "+OK|STLS|TOP|.|", "+OK begin TLS|"),
+        (&unlisted, Begin::Offered, TlsMode::Plain, "+OK|TOP|STLS|.|", "+OK begin TLS|"),
+        (&refused, Begin::Never, TlsMode::Plain, "+OK|STLS|TOP|.|", "-ERR no|"),
+        (&refused, Begin::Offered, TlsMode::Plain, "+OK|STLS|TOP|.|", "+OK begin TLS|"),
+        (&accepted, Begin::Offered, TlsMode::Stls, "+OK|STLS|TOP|.|", "+OK go|"),
+        (&accepted, Begin::Never, TlsMode::Stls, "+OK|TOP|.|", "-ERR TLS is not replayed|"),
+        (&accepted, Begin::Stands, TlsMode::Stls, "+OK|TOP|.|", "-ERR TLS stands already|"),
+    ] {
+        let script = played(bodies);
+        assert_eq!(script.tls(), tls);
+        let mut cursor = Cursor::new(&script);
+        cursor.begin = begin;
+        let capa = self::said(&mut cursor, "CAPA").1;
+        assert_eq!((capa.as_str(), self::said(&mut cursor, "STLS").1.as_str()), (listed, said), "{begin:?}");
+    }
+}
+
+#[test]
+fn what_is_made_up_has_a_bound() {
+    let huge = 1_u64 << 60;
+    let list = |n| {
+        format!(r#""event":"content","n":{n},"keyword":"LIST","octets":1,"size":1,"lines":{huge},"complete":true,"total_us":1"#)
+    };
+    let cut = |n| reply(n, "NOOP", "+OK").replace("\"octets\":9", &format!("\"cut\":true,\"octets\":{huge}"));
+    let mut bodies = vec![command(1, "LIST"), reply(1, "LIST", "+OK"), list(1)];
+    for n in 2..100 {
+        bodies.extend([command(n, "NOOP"), cut(n), list(n)]);
+    }
+    let script = played(&bodies);
+    let octets = |answer: &Answer| answer.status.len() + answer.listing.as_ref().map_or(0, |listing| listing.len());
+    let all: usize = script.exchanges.iter().filter_map(|exchange| exchange.answer.as_ref()).map(octets).sum();
+    assert!(all < MADE_UP, "{all}");
+}

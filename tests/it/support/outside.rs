@@ -274,17 +274,21 @@ impl Poptap {
         left
     }
 
-    /// Waits for its end and reads what it left, in which no secret may be.
-    pub fn wait(mut self) -> Left {
+    /// The whole log, which ends with the process.
+    pub fn rest_of_the_log(&mut self) -> String {
         let deadline = Instant::now() + PATIENCE;
-        // The log ends with the process.
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             self.log.push_str(&line);
             self.log.push('\n');
         }
         assert!(Instant::now() < deadline, "poptap did not end:\n{}", self.log);
+        std::mem::take(&mut self.log)
+    }
+
+    /// Waits for its end and reads what it left, in which no secret may be.
+    pub fn wait(mut self) -> Left {
+        let log = self.rest_of_the_log();
         let status = self.child.wait().unwrap();
-        let log = std::mem::take(&mut self.log);
         let files = files(self.folder.path());
         for (name, octets) in files.iter().chain([&("log".to_owned(), log.clone().into_bytes())]) {
             assert_no_secret(name, octets);
