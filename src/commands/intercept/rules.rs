@@ -68,14 +68,14 @@ impl Rules {
     fn nftables(&self) -> String {
         let mut text = String::from("table inet poptap\ndelete table inet poptap\ntable inet poptap {\n");
         let redirected = self.by(Transparent::Redirect);
-        chain(&mut text, "redirect", "nat hook prerouting priority dstnat", self.redirects(&redirected));
+        chain(&mut text, "led_here", "nat hook prerouting priority dstnat", self.redirects(&redirected));
         if let Some(user) = &self.spared {
             let number = user.bytes().all(|octet| octet.is_ascii_digit());
             let spared = if number { user.clone() } else { format!("\"{user}\"") };
             let own = redirected.iter().map(|trap| format!("meta skuid != {spared} {}", trap.redirect(true)));
-            chain(&mut text, "redirect-own", "nat hook output priority -100", own.collect());
+            chain(&mut text, "led_here_own", "nat hook output priority -100", own.collect());
         }
-        chain(&mut text, "tproxy", "filter hook prerouting priority mangle", self.tproxies());
+        chain(&mut text, "taken_in", "filter hook prerouting priority mangle", self.tproxies());
         text.push_str("}\n");
         text
     }
