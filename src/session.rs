@@ -23,7 +23,7 @@ use crate::{
     pop3::Peer,
     record::{Recorder, schema},
     relay::{HalfClose, Outcome, RecordFull, Recording, relay},
-    server::{Caller, House, Led, Refusal, Terms, Way, canonical},
+    server::{Caller, House, Refusal, Terms, Way, canonical},
     tap::{Caps, Event, Observer, SessionLimits, Tap},
 };
 
