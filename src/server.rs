@@ -39,12 +39,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::{bind_hint, listen_as};
+use socket::{bind_hint, listen_prepared};
 use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -101,6 +101,8 @@ struct Route {
     address: SocketAddr,
     /// The address that was asked for.
     asked_for: SocketAddr,
+    /// How the socket was made.
+    socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
     terms: ArcSwap<Terms>,
     /// Cancelled when a reload has taken the listener away.
@@ -365,11 +367,16 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 
 fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = listen_as(listener.address, |socket| interception::prepare(socket, listener))
+    let socket = listen_prepared(listener.address, &listener.socket, |socket| interception::prepare(socket, listener))
         .map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
-    let (address, unwanted) = (terms.address, CancellationToken::new());
-    let route = Route { address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms), unwanted };
+    let route = Route {
+        address: terms.address,
+        asked_for: listener.address,
+        socket: listener.socket.clone(),
+        terms: ArcSwap::from_pointee(terms),
+        unwanted: CancellationToken::new(),
+    };
     Ok((Arc::new(socket), Arc::new(route)))
 }
 
@@ -377,7 +384,7 @@ fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
     let interception = Interception::new(listener, Arc::clone(&common.own), ways)?;
-    let ways = ways.to_each(&listener.upstreams)?;
+    let ways = ways.reach_each(&listener.upstreams)?;
     let ways = ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect();
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;

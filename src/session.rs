@@ -56,7 +56,8 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
     let whither = Whither::of(&client, terms);
     let mut recorder = open(&caller, terms, house, &whither);
     let caller = Caller { destination: caller.destination.or(whither.destination), ..caller.settled() };
-    tracing::info!(session = recorder.id(), client = %caller.address, proxy = caller.proxy.map(tracing::field::display), upstream = whither.upstream(terms), "session opened");
+    let proxy = caller.proxy.map(tracing::field::display);
+    tracing::info!(session = recorder.id(), client = %caller.address, proxy, upstream = whither.upstream(terms), "session opened");
     let led = match whither.led {
         Ok(led) => led,
         Err(error) => return turn_away(client, &error, terms, *recorder).await,

@@ -8,6 +8,7 @@ mod intercept;
 mod pager;
 mod probe;
 mod reload;
+mod reopen;
 mod replay;
 mod rules;
 mod run;

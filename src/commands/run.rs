@@ -9,7 +9,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, exit, reload};
+use super::{Failure, exit, reload, reopen};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
@@ -17,7 +17,7 @@ use crate::{
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
     server::{Served, Server, StartError, Stop, Way},
-    telemetry,
+    telemetry::{self, LogFile},
     web::Web,
 };
 
@@ -34,7 +34,7 @@ pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(args, &config, live));
+    let done = runtime.block_on(serve(args, &config, live, guard.file()));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -93,7 +93,7 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, config: &Config, live: bool, log: Option<LogFile>) -> Result<(), Failure> {
     let stop = Stop::default();
     watch_signals(stop.clone())?;
     let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
@@ -102,6 +102,7 @@ async fn serve(args: &RunArgs, config: &Config, live: bool) -> Result<(), Failur
         tokio::spawn(stop_at_anomaly(store.clone(), stop));
     }
     reload::watch(server.reloader(), args.clone())?;
+    reopen::watch(server.reloader(), log)?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
         introduce(&server, config);

@@ -90,6 +90,17 @@ pub(super) struct ListenerSection {
     /// Proxies that announce each client by the PROXY protocol, version 1 or 2. Nobody else may connect then.
     #[schemars(with = "Option<Vec<Network>>")]
     pub(super) proxy_from: Option<Spanned<Vec<Network>>>,
+    /// Connections that may wait to be accepted.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 65535))]
+    pub(super) backlog: Option<Spanned<u32>>,
+    /// The network interface that connections have to come in by.
+    #[schemars(with = "Option<String>")]
+    pub(super) device: Option<Spanned<String>>,
+    /// Whether the address may be one that this host does not have, or not yet.
+    pub(super) freebind: Option<bool>,
+    /// Whether an IPv6 address takes IPv6 clients only; without it, `[::]` takes IPv4 clients too, and no other does.
+    #[schemars(with = "Option<bool>")]
+    pub(super) v6only: Option<Spanned<bool>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
     /// Whether clients must start TLS before they log in, where STLS is offered; or that TLS is carried unread.

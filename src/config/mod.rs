@@ -13,6 +13,7 @@ mod reading;
 mod resolve;
 mod rule;
 mod security;
+mod socket;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
 pub use rule::{CommandWord, Pattern, ReplyShape, Rule, RuleAction, Shield, SizeBound, When};
 pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
+pub use socket::SocketOptions;
 pub use store::store;
 pub use values::{Argument, Period, Size, WaitLimit};
 
@@ -81,6 +83,8 @@ pub struct Listener {
     /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
     /// `deny_from` are about the clients that they announce.
     pub proxy_from: Vec<IpNet>,
+    /// How its socket is made.
+    pub socket: SocketOptions,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.

@@ -5,10 +5,12 @@ use std::{io::Write, path::Path};
 use serde::Serialize;
 
 use super::{
-    InspectError, Selection, View, human,
+    InspectError, Selection, View,
+    filter::Said,
+    human,
     paint::{Line, Look},
     progress,
-    search::{Hit, Match, each_match},
+    search::{Match, each_match},
     store::Store,
     view::{finish, write_json},
 };
@@ -19,7 +21,7 @@ use crate::record::schema::{Body, Record};
 /// sessions alone. Says whether there was any.
 ///
 /// Of a session's commands the first 1,000 are told, the rest counted. Memory does not grow with the store: it holds what has
-/// no summary, and the candidates of one segment. What had to be skipped is reported on `err`.
+/// no summary, some numbers of 128 Ki sessions at most, and 16 MiB of commands. What had to be skipped is reported on `err`.
 ///
 /// # Errors
 ///
@@ -88,16 +90,16 @@ fn heading(record: &Record) -> Line {
 }
 
 /// A command and its reply, a line each.
-fn lines(hit: &Hit) -> [Line; 2] {
+fn lines(hit: &Said) -> [Line; 2] {
     let time = format!("+{}.{:03}", hit.at_us / 1_000_000, hit.at_us / 1000 % 1000);
     let withheld = || format!("{} <withheld>", hit.verb);
-    let said = hit.line.clone().unwrap_or_else(withheld);
+    let said = hit.line.as_deref().map_or_else(withheld, str::to_owned);
     let command = Line::new(Look::Dim, &format!("{time:>10}  ")).with(Look::Client, &format!("C: [{}] {said}", hit.n));
     let blanks = Line::new(Look::Dim, &" ".repeat(12));
     if hit.status.is_empty() {
         return [command, blanks.with(Look::Anomaly, &format!("S: [{}] no reply", hit.n))];
     }
-    let text = hit.reply.clone().unwrap_or_else(|| format!("{} <withheld>", hit.status));
+    let text = hit.reply.as_deref().map_or_else(|| format!("{} <withheld>", hit.status), str::to_owned);
     let after = hit.latency_us.map(|latency| format!("after {}", human::duration(latency)));
     let size = hit.size.map(human::octets);
     let particulars = after.into_iter().chain(size).collect::<Vec<_>>().join(", ");
@@ -136,7 +138,7 @@ fn write_objects(matched: &Match<'_>, out: &mut dyn Write) -> Result<(), Inspect
             at_us: hit.at_us,
             keyword: &hit.verb,
             text: hit.line.as_deref(),
-            status: Some(hit.status.as_str()).filter(|status| !status.is_empty()),
+            status: Some(&*hit.status).filter(|status| !status.is_empty()),
             reply: hit.reply.as_deref(),
             latency_us: hit.latency_us,
             size: hit.size,

@@ -4,7 +4,8 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Read, Write},
+    ops::Range,
     path::Path,
 };
 
@@ -17,11 +18,22 @@ use crate::record::schema::{Record, VERSION};
 /// The longest line that is read, in octets. The longest that is written holds a listing of 64 KiB, escaped.
 const LONGEST: usize = 4 * 1024 * 1024;
 
-/// The lines of one segment. Those that nobody asks about are only checked for their outline, which is cheap. Memory: one line of at most [`LONGEST`] octets, one buffer, and the decompressor's window.
+/// Octets that are read at once.
+const BUFFER: usize = 128 * 1024;
+
+/// The lines of one segment. Those that nobody asks about are only checked for their outline, which is cheap. Memory: one buffer, which
+/// grows to at most twice [`LONGEST`] for a long line, and the decompressor's window.
 pub(super) struct Lines {
     name: String,
-    reader: Box<dyn BufRead>,
-    line: Vec<u8>,
+    reader: Box<dyn Read>,
+    /// What was read; taken up to `next`, filled up to `filled`.
+    buffer: Vec<u8>,
+    /// Where the line stands in it.
+    line: Range<usize>,
+    next: usize,
+    filled: usize,
+    /// Lines that looked like records, this one included.
+    number: u64,
     faults: Faults,
 }
 
@@ -41,20 +53,22 @@ impl Lines {
     /// Reads `file`, which is called `name` in reports; a name that ends in `.zst` is decompressed.
     pub(super) fn new(name: String, file: File) -> io::Result<Self> {
         let compressed = Path::new(&name).extension().is_some_and(|extension| extension == "zst");
-        let reader: Box<dyn BufRead> = if compressed {
-            Box::new(BufReader::new(zstd::Decoder::new(file)?))
-        } else {
-            Box::new(BufReader::with_capacity(64 * 1024, file))
-        };
-        Ok(Self { name, reader, line: Vec::new(), faults: Faults::default() })
+        let reader: Box<dyn Read> = if compressed { Box::new(zstd::Decoder::new(file)?) } else { Box::new(file) };
+        let (buffer, faults) = (vec![0; BUFFER], Faults::default());
+        Ok(Self { name, reader, buffer, line: 0..0, next: 0, filled: 0, number: 0, faults })
     }
 
     /// Goes on to the next line that looks like a record; false at the end of the file, or where it cannot be read on.
     pub(super) fn advance(&mut self) -> bool {
         loop {
-            match self.take() {
-                Ok(Taken::Line) if looks_like_a_record(&self.line) => return true,
-                Ok(Taken::Line) => self.faults.unreadable_behind(&mut *self.reader),
+            let taken = self.take();
+            self.faults.settle(matches!(taken, Ok(Taken::End)));
+            match taken {
+                Ok(Taken::Line) if looks_like_a_record(self.line()) => {
+                    self.number += 1;
+                    return true;
+                }
+                Ok(Taken::Line) => self.faults.is_doubtful = true,
                 Ok(Taken::TooLong) => self.faults.unreadable += 1,
                 Ok(Taken::Torn) => self.faults.torn += 1,
                 Ok(Taken::End) => return false,
@@ -68,19 +82,24 @@ impl Lines {
 
     /// The octets of the line, without its line end.
     pub(super) fn line(&self) -> &[u8] {
-        self.line.trim_ascii()
+        self.buffer[self.line.clone()].trim_ascii()
+    }
+
+    /// The how-manieth line it is of those that look like records, from 1; the same whenever the segment is read.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whose line it is and what kind; `None`, and counted, when it is not a record of a version that we know.
     pub(super) fn head(&mut self) -> Option<Head<'_>> {
-        match serde_json::from_slice::<Head<'_>>(&self.line) {
+        match serde_json::from_slice::<Head<'_>>(&self.buffer[self.line.clone()]) {
             Ok(head) if head.v == VERSION => Some(head),
             Ok(_) => {
                 self.faults.foreign += 1;
                 None
             }
             Err(_) => {
-                self.faults.unreadable_behind(&mut *self.reader);
+                self.faults.is_doubtful = true;
                 None
             }
         }
@@ -88,7 +107,7 @@ impl Lines {
 
     /// The line as a summary; `None` when it is another record, and, counted, when it is none of a version that we know.
     pub(super) fn brief(&mut self) -> Option<Brief<'_>> {
-        match serde_json::from_slice::<Brief<'_>>(&self.line) {
+        match serde_json::from_slice::<Brief<'_>>(&self.buffer[self.line.clone()]) {
             Ok(brief) if brief.v == VERSION && brief.event != "session" => None,
             Ok(brief) if brief.v == VERSION && !brief.start.is_empty() => Some(brief),
             Ok(_) => {
@@ -96,7 +115,7 @@ impl Lines {
                 None
             }
             Err(_) => {
-                self.faults.unreadable_behind(&mut *self.reader);
+                self.faults.is_doubtful = true;
                 None
             }
         }
@@ -104,44 +123,64 @@ impl Lines {
 
     /// The line as something else than a record; `None`, and counted, when it is not that.
     pub(super) fn other<T: DeserializeOwned>(&mut self) -> Option<T> {
-        let other = serde_json::from_slice(&self.line).ok();
+        let other = serde_json::from_slice(self.line()).ok();
         self.faults.unreadable += u64::from(other.is_none());
         other
     }
 
     /// The whole record; `None`, and counted, when its event is not one that we know. To be asked behind `head`.
     pub(super) fn record(&mut self) -> Option<Record> {
-        let record = serde_json::from_slice(&self.line).ok();
+        let record = serde_json::from_slice(self.line()).ok();
         self.faults.foreign += u64::from(record.is_none());
         record
     }
 
     /// Adds what was skipped to the reports.
-    pub(super) fn finish(self, reports: &mut Reports) {
+    pub(super) fn finish(mut self, reports: &mut Reports) {
+        let is_end = self.next == self.filled && self.fill().is_ok_and(|more| !more);
+        self.faults.settle(is_end);
         reports.note(&self.name, self.faults);
     }
 
     fn take(&mut self) -> io::Result<Taken> {
-        self.line.clear();
-        let (mut begun, mut too_long) = (false, false);
+        // How much of what lies behind `next` has no line end.
+        let (mut searched, mut too_long) = (0, false);
         loop {
-            let buffer = match self.reader.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            if buffer.is_empty() {
-                return Ok(if begun { Taken::Torn } else { Taken::End });
-            }
-            begun = true;
-            let end = memchr(b'\n', buffer);
-            let used = end.map_or(buffer.len(), |at| at + 1);
-            too_long |= self.line.len() + used > LONGEST;
-            if !too_long {
-                self.line.extend_from_slice(&buffer[..used]);
-            }
-            self.reader.consume(used);
-            if end.is_some() {
+            if let Some(at) = memchr(b'\n', &self.buffer[self.next + searched..self.filled]) {
+                let end = self.next + searched + at + 1;
+                self.line = self.next..end;
+                self.next = end;
+                too_long |= self.line.len() > LONGEST;
                 return Ok(if too_long { Taken::TooLong } else { Taken::Line });
+            }
+            if self.filled - self.next > LONGEST {
+                too_long = true;
+                self.next = self.filled;
+            }
+            searched = self.filled - self.next;
+            if !self.fill()? {
+                self.next = self.filled;
+                return Ok(if too_long || searched > 0 { Taken::Torn } else { Taken::End });
+            }
+        }
+    }
+
+    /// Reads on behind what is not taken yet, which moves to the front; false at the end.
+    fn fill(&mut self) -> io::Result<bool> {
+        self.line = 0..0;
+        self.buffer.copy_within(self.next..self.filled, 0);
+        (self.next, self.filled) = (0, self.filled - self.next);
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        loop {
+            match self.reader.read(&mut self.buffer[self.filled..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => {
+                    let read = read?;
+                    self.filled += read;
+                    return Ok(read > 0);
+                }
             }
         }
     }
@@ -167,13 +206,16 @@ struct Faults {
     unreadable: u64,
     foreign: u64,
     broken: Option<String>,
+    /// The line before is no record, and what it is depends on whether there is another one.
+    is_doubtful: bool,
 }
 
 impl Faults {
-    /// Counts a line that is no record, and behind which `rest` lies: torn when it is the last one, since a crash leaves such.
-    fn unreadable_behind(&mut self, rest: &mut dyn BufRead) {
-        let last = rest.fill_buf().is_ok_and(<[u8]>::is_empty);
-        *(if last { &mut self.torn } else { &mut self.unreadable }) += 1;
+    /// A line that is no record is torn when it is the last one, since a crash leaves such.
+    fn settle(&mut self, is_end: bool) {
+        if std::mem::take(&mut self.is_doubtful) {
+            *(if is_end { &mut self.torn } else { &mut self.unreadable }) += 1;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io,
+    io::{self, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -157,24 +157,54 @@ impl<'a> Store<'a> {
         Ok(segments)
     }
 
+    /// So many more files will be opened.
+    pub(super) fn expect(&mut self, files: usize) {
+        self.progress.expect(files);
+    }
+
+    /// Opens a segment that was read before, which is no progress.
+    pub(super) fn open_again(&self, segment: &Segment) -> Option<Lines> {
+        self.open_any(segment)?.1.ok()
+    }
+
+    /// Opens a segment whose end counts: where it is not compressed, behind the first line end of its last `octets`.
+    pub(super) fn open_end(&self, segment: &Segment, octets: u64) -> Option<Lines> {
+        for ending in &ENDINGS[..2] {
+            let name = format!("{}{ending}", segment.stem);
+            let Ok(mut file) = File::open(self.directory.join(&name)) else { continue };
+            let is_longer = file.metadata().is_ok_and(|data| data.len() > octets);
+            if is_longer && file.seek(SeekFrom::End(-i64::try_from(octets).ok()?)).is_err() {
+                return None;
+            }
+            // The rest of a line in which it begins does not look like a record.
+            return Lines::new(name, file).ok();
+        }
+        self.open_again(segment)
+    }
+
     /// Opens a segment; `None` when it has been removed since (retention), or, and this is reported, when it cannot be opened.
     pub(super) fn open(&mut self, segment: &Segment) -> Option<Lines> {
-        for ending in ENDINGS {
-            let name = format!("{}{ending}", segment.stem);
-            let opened = File::open(self.directory.join(&name)).and_then(|file| Lines::new(name.clone(), file));
-            match opened {
-                Ok(lines) => {
-                    self.progress.next(&name);
-                    return Some(lines);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    self.reports.unread(&name, &error);
-                    return None;
-                }
+        let opened = self.open_any(segment);
+        self.progress.next(opened.as_ref().map_or(&segment.stem, |(name, _)| name));
+        let (name, opened) = opened?;
+        match opened {
+            Ok(lines) => Some(lines),
+            Err(error) => {
+                self.reports.unread(&name, &error);
+                None
             }
         }
-        None
+    }
+
+    /// A segment in the stage of its life that it has come to, with the file's name; `None` when it has been removed.
+    fn open_any(&self, segment: &Segment) -> Option<(String, io::Result<Lines>)> {
+        ENDINGS.iter().find_map(|ending| {
+            let name = format!("{}{ending}", segment.stem);
+            match File::open(self.directory.join(&name)).and_then(|file| Lines::new(name.clone(), file)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                opened => Some((name, opened)),
+            }
+        })
     }
 
     /// Those of a stream's segments, in order, that may be growing: of each process the last, unless it is compressed. A process

@@ -25,7 +25,7 @@ pub(crate) struct Interception {
 impl Interception {
     pub(super) fn new(listener: &Listener, own: Arc<[SocketAddr]>, ways: &mut Ways<'_>) -> Result<Option<Self>, StartError> {
         let Some(settings) = listener.interception.clone() else { return Ok(None) };
-        let mut to = |upstream: &Arc<Upstream>| Ok::<_, StartError>(fitted(ways.to(upstream)?, listener));
+        let mut to = |upstream: &Arc<Upstream>| Ok::<_, StartError>(fitted(ways.reach(upstream)?, listener));
         let table = settings.table.as_ref();
         let entries = table.map(|table| &table.destinations[..]).unwrap_or_default();
         let plain = table.filter(|table| table.otherwise == Otherwise::Plain).map(|_| to(&Arc::new(Upstream::original())));

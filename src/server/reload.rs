@@ -11,6 +11,7 @@ use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Way, Way
 use crate::{
     config::{Config, Limits},
     record::Condition,
+    tls::{KeyLog, KeyLogError},
 };
 
 /// Why nothing was exchanged.
@@ -55,11 +56,15 @@ impl Reloader {
         let mut routes = house.routes();
         let mut left = routes.clone();
         let (mut wanted, mut changed, mut added) = (Vec::new(), Vec::new(), Vec::new());
+        let mut notes: Vec<_> = unchanged(&house.fixed, &config.limits).collect();
         for listener in &config.listeners {
             match left.iter().position(|route| route.asked_for == listener.address) {
                 Some(at) => {
                     let (route, terms) = (left.remove(at), terms(listener, &common, &mut ways, house)?);
                     fit(&terms)?;
+                    if route.socket != listener.socket {
+                        notes.push(format!("the socket of the listener {} stays as it is until a restart", route.address));
+                    }
                     wanted.push(Arc::clone(&route));
                     changed.push((route, terms));
                 }
@@ -83,7 +88,13 @@ impl Reloader {
         left.iter().for_each(|route| route.unwanted.cancel());
         *routes = wanted;
         let closed = left.iter().map(|route| route.address).collect();
-        Ok(Reloaded { opened, closed, notes: unchanged(&house.fixed, &config.limits).collect() })
+        Ok(Reloaded { opened, closed, notes })
+    }
+
+    /// Opens the file of TLS secrets anew; `None` where there is none.
+    #[must_use]
+    pub fn reopen_key_log(&self) -> Option<Result<(), KeyLogError>> {
+        self.house.key_log.as_ref().map(KeyLog::reopen)
     }
 
     /// Why a monitoring system should send no clients here; `None` where they are welcome.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::filter::{Exchange, Facts, Filter};
+use crate::inspect::filter::{Facts, Filter, Said};
 
 /// Octets of a question: some hundred sessions, with their exchanges where the expression asks about these.
 pub(super) const LARGEST: usize = 8 * 1024 * 1024;
@@ -20,21 +20,9 @@ struct Session<'a> {
     /// A summary, or how the session was opened.
     #[serde(borrow)]
     facts: Facts<'a>,
+    /// Its commands with their replies, as the page knows them.
     #[serde(default)]
     exchanges: Vec<Said>,
-}
-
-/// A command with its reply, as the page knows them.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Said {
-    n: u64,
-    verb: String,
-    line: Option<String>,
-    status: String,
-    reply: Option<String>,
-    latency_us: Option<u64>,
-    size: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -77,24 +65,12 @@ pub(super) fn answer(question: &[u8]) -> serde_json::Result<String> {
 impl Session<'_> {
     fn is_meant(&self, filter: &Filter) -> bool {
         let exchanges = || match &*self.exchanges {
+            // It said something that the page was not sent.
+            [] if self.facts.has_spoken() => false,
             [] => filter.holds(&self.facts, None),
             some => some.iter().any(|said| filter.holds(&self.facts, Some(&said.exchange()))),
         };
         filter.settled(&self.facts).unwrap_or_else(exchanges)
-    }
-}
-
-impl Said {
-    fn exchange(&self) -> Exchange<'_> {
-        Exchange {
-            n: self.n,
-            verb: &self.verb,
-            line: self.line.as_deref(),
-            status: &self.status,
-            reply: self.reply.as_deref(),
-            latency_us: self.latency_us,
-            size: self.size,
-        }
     }
 }
 
@@ -126,9 +102,17 @@ mod tests {
             ("octets > 10MiB", false, [true, false]),
             ("user ~ anna and verb = RETR and latency > 5s", true, [true, false]),
             ("verb = DELE", true, [false, false]),
+            ("not verb = DELE", true, [true, true]),
         ] {
             assert_eq!(asked(filter), json!({"exchanges": exchanges, "holds": holds}), "{filter}");
         }
+    }
+
+    #[test]
+    fn nothing_is_said_of_commands_that_the_page_was_not_sent() {
+        let question =
+            r#"{"filter":"not verb = DELE","sessions":[{"facts":{"session":"a","commands":3}},{"facts":{"session":"b"}}]}"#;
+        assert_eq!(answer(question.as_bytes()).unwrap(), r#"{"exchanges":true,"holds":[false,true]}"#);
     }
 
     #[test]

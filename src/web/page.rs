@@ -44,11 +44,16 @@ const JSON: &str = "application/json";
 /// Octets of one session's records that are sent; a conversation that is longer is cut.
 const LONGEST: usize = 4 * 1024 * 1024;
 
+/// Sessions of before that a page begins with.
+const RECENT: usize = 100;
+
 /// What the answers are made from.
 pub(super) struct Page {
     broadcast: Arc<Broadcast>,
     /// The store, where events are kept in a directory.
     store: Option<PathBuf>,
+    /// The same where there may be summaries alone.
+    summaries: Option<PathBuf>,
     /// One session is looked up at a time: the store may be large, and the disk is the transcript's.
     looking: Semaphore,
     stop: CancellationToken,
@@ -56,12 +61,14 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new(config: &Config, broadcast: Arc<Broadcast>, stop: CancellationToken) -> Self {
-        let transcript = config.transcript.as_ref().filter(|transcript| transcript.record == Streams::Events);
-        let store = transcript.and_then(|transcript| match &transcript.place {
+        let transcript = config.transcript.as_ref();
+        let summaries = transcript.and_then(|transcript| match &transcript.place {
             Place::Directory(directory) => Some(directory.clone()),
             Place::Stdout => None,
         });
-        Self { broadcast, store, looking: Semaphore::new(1), stop }
+        let has_events = transcript.is_some_and(|transcript| transcript.record == Streams::Events);
+        let store = summaries.clone().filter(|_| has_events);
+        Self { broadcast, store, summaries, looking: Semaphore::new(1), stop }
     }
 }
 
@@ -72,6 +79,7 @@ pub(super) fn router(page: Page, gate: Gate) -> Router {
         .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text))));
     files
         .route("/api/events", get(events))
+        .route("/api/recent", get(recent))
         .route("/api/session/{id}", get(session))
         .route("/api/filter", post(filter).layer(DefaultBodyLimit::max(filtering::LARGEST)))
         .fallback(async || StatusCode::NOT_FOUND)
@@ -89,6 +97,17 @@ async fn filter(question: Bytes) -> Response {
     match filtering::answer(&question) {
         Ok(answer) => ([(CONTENT_TYPE, JSON)], answer).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("this is no question about sessions: {error}")).into_response(),
+    }
+}
+
+/// The summaries of the sessions that ended last, one a line.
+async fn recent(State(page): State<Arc<Page>>) -> Response {
+    let Some(store) = page.summaries.clone() else { return no("no summaries are kept in a directory") };
+    let Ok(_turn) = page.looking.acquire().await else { return no("poptap is stopping") };
+    match tokio::task::spawn_blocking(move || inspect::recent(&store, RECENT)).await {
+        Ok(Ok(lines)) => ([(CONTENT_TYPE, "application/x-ndjson")], lines.join("\n")).into_response(),
+        Ok(Err(error)) => no(&error.to_string()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 

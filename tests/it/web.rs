@@ -80,7 +80,7 @@ fn the_token_opens_the_page_and_nothing_else_does() {
     let wrong = format!("{name}={}", "0".repeat(32));
     let beginning = format!("{name}={}", &value[..31]);
     let other = format!("other={value}");
-    for path in ["/", "/app.js", "/style.css", "/api/events", "/api/session/x", "/nowhere"] {
+    for path in ["/", "/app.js", "/style.css", "/api/events", "/api/session/x", "/api/recent", "/nowhere"] {
         assert_eq!(get(watched.address, path, &[]).status, 401, "{path}");
         for cookie in [&wrong, &beginning, &other] {
             assert_eq!(get(watched.address, path, &[("Cookie", cookie)]).status, 401, "{path} {cookie}");
@@ -184,6 +184,9 @@ fn a_session_is_streamed_and_hostile_text_is_nothing_but_text() {
     let kinds: Vec<_> = stored["records"].as_array().unwrap().iter().map(|record| record["event"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["opened", "greeting", "command", "reply", "command", "reply", "closed", "session"]);
     assert_eq!(stored["cut"], false);
+    let recent = watched.get("/api/recent");
+    assert_eq!((recent.status, recent.header("content-type")), (200, Some("application/x-ndjson")), "{}", recent.body);
+    assert_eq!(serde_json::from_str::<Value>(&recent.body).unwrap(), summary);
     for answer in [
         watched.get("/api/session/zzzzzzzzzzzz"),
         watched.get("/api/session/..%2f..%2fetc"),
@@ -214,6 +217,7 @@ fn without_a_transcript_the_page_lives_on_what_passes() {
     assert_eq!(events.next("session")["session"], opened["session"]);
     let stored = watched.get(&format!("/api/session/{}", opened["session"].as_str().unwrap()));
     assert!(stored.status == 404 && stored.body.contains("no events are kept"), "{}", stored.body);
+    assert_eq!(watched.get("/api/recent").status, 404);
 }
 
 /// Where only summaries are kept, events are for the page alone, and no file has them.

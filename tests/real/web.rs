@@ -77,6 +77,46 @@ fn a_session_appears_is_filtered_and_opened() {
     assert!(browser.trouble.is_empty(), "{:?}", browser.trouble);
 }
 
+/// Who opens the page when the trouble is over still sees it.
+#[test]
+fn the_page_begins_with_what_ended_before() {
+    let dovecot = Dovecot::start();
+    let mut proxy = Proxy::start_with(&dovecot, Mode::Implicit, &["--web", "127.0.0.1:0"]);
+    let url = page(&mut proxy);
+    let ended = "[...document.querySelectorAll('#sessions tr')].some((row) => row.textContent.includes('complete: '))";
+    let mut first = Browser::open(&url);
+    first.until("document.getElementById('state').textContent === 'live'");
+    fetch(proxy.address());
+    first.until(ended);
+    // The summary is in the file when the next one looks.
+    while first.eval("fetch('/api/recent').then((answer) => answer.text()).then((text) => text.includes('complete: '))") != true {
+    }
+    drop(first);
+
+    let mut browser = Browser::open(&url);
+    browser.until(ended);
+    let said = |browser: &mut Browser, id: &str| {
+        browser.eval(&format!("document.getElementById('{id}').textContent")).as_str().unwrap().to_owned()
+    };
+    browser.until("document.getElementById('window').textContent.includes('read from the transcript')");
+    assert!(said(&mut browser, "window").starts_with("0 sessions since the page was opened"));
+    assert_eq!(said(&mut browser, "covers"), "");
+    let shown = "document.querySelectorAll('#sessions tr:not([hidden])').length";
+    browser.press("/");
+    browser.enter("not verb = XYZZY");
+    browser.until("document.getElementById('covers').textContent.includes('that is not everything')");
+    browser.until(&format!("{shown} === 0"));
+    browser.press("Escape");
+    browser.until(&format!("{shown} > 0 && document.getElementById('covers').textContent === ''"));
+    browser.eval("document.querySelector('#sessions tr').click()");
+    browser.until("document.getElementById('lines').textContent.includes('QUIT')");
+    // What comes now stands above.
+    let last = browser.eval("document.querySelector('#sessions tr').children[1].textContent");
+    fetch(proxy.address());
+    browser.until(&format!("document.querySelector('#sessions tr').children[1].textContent !== {last}"));
+    assert!(browser.trouble.is_empty(), "{:?}", browser.trouble);
+}
+
 #[test]
 fn hostile_mail_is_shown_and_does_nothing() {
     let dovecot = Dovecot::start();

@@ -43,6 +43,7 @@ impl Resolver<'_> {
             let reach = Reach { address: address.address, may_be_plain, proxied: !proxy_from.is_empty() };
             let allow_from = self.allow_from(reach, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let deny_from = self.deny_from(raw);
+            let socket = self.socket(address.address, raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if !reached.is_empty() {
                 let source = self.source(section);
@@ -52,6 +53,7 @@ impl Resolver<'_> {
                     allow_from,
                     deny_from,
                     proxy_from,
+                    socket,
                     stls,
                     tls: address.tls,
                     demand,

@@ -8,6 +8,7 @@ mod probe;
 mod rules;
 mod server_tls;
 mod shield;
+mod socket;
 mod transcript;
 mod trust;
 mod upstream;

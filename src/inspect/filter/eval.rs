@@ -95,6 +95,10 @@ pub struct Exchange<'a> {
 pub(super) enum Known<'a> {
     /// Nothing yet.
     Unknown,
+    /// The command, and nothing of its reply.
+    Command(&'a Exchange<'a>),
+    /// All but the size of the reply's body.
+    AllButSize(&'a Exchange<'a>),
     /// This; or that there is none.
     Exchange(Option<&'a Exchange<'a>>),
 }
@@ -163,6 +167,12 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn start(&self) -> &str {
         if self.start.is_empty() { &self.time } else { &self.start }
+    }
+
+    /// Whether it is known that there was a command.
+    #[must_use]
+    pub fn has_spoken(&self) -> bool {
+        self.commands > 0
     }
 
     /// Whether the line was one of a version that we know, and tells what each tells.
@@ -290,6 +300,18 @@ impl Node {
     }
 }
 
+impl Node {
+    /// What each test of the session says, in the order of the expression.
+    pub(super) fn answers(&self, session: &Facts<'_>, answers: &mut Vec<bool>) {
+        match self {
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().for_each(|node| node.answers(session, answers)),
+            Self::Not(node) => node.answers(session, answers),
+            Self::Test(test) => answers.extend(test.holds(session, Known::Unknown)),
+            Self::Known(_) => {}
+        }
+    }
+}
+
 /// Whether all hold: one that does not settles it, whatever is unknown.
 fn all(each: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     let mut sum = Some(true);
@@ -308,8 +330,11 @@ impl Test {
         if self.field.info().scope == super::Scope::Session {
             return Some(self.check.holds(&session.value(self.field)));
         }
+        let is_of_command = matches!(self.field, Field::Verb | Field::Line | Field::N);
         match exchange {
-            Known::Unknown => None,
+            Known::Command(exchange) if is_of_command => Some(self.check.holds(&exchange.value(self.field))),
+            Known::AllButSize(exchange) if self.field != Field::Size => Some(self.check.holds(&exchange.value(self.field))),
+            Known::Unknown | Known::Command(_) | Known::AllButSize(_) => None,
             Known::Exchange(None) => Some(false),
             Known::Exchange(Some(exchange)) => Some(self.check.holds(&exchange.value(self.field))),
         }

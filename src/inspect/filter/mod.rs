@@ -8,17 +8,22 @@ mod eval;
 mod field;
 mod lexer;
 mod parse;
+mod said;
 #[cfg(test)]
 mod tests;
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::LazyLock};
 
 pub use error::FilterError;
 pub use eval::{Exchange, Facts};
 pub use field::{FIELDS, Field, FieldInfo, Kind, Scope};
+pub use said::Said;
 
 use eval::Known;
 use parse::Node;
+
+/// A session of which nothing is known.
+static NOBODY: LazyLock<Facts<'static>> = LazyLock::new(Facts::default);
 
 /// A compiled expression.
 #[derive(Clone, Debug)]
@@ -88,10 +93,31 @@ impl Filter {
         Self::of(self.root.given(session))
     }
 
+    /// What each question about the session is answered. Sessions with the same answers have the same left to be asked, see
+    /// [`Filter::given`].
+    #[must_use]
+    pub fn answers(&self, session: &Facts<'_>) -> Vec<bool> {
+        let mut answers = Vec::new();
+        self.root.answers(session, &mut answers);
+        answers
+    }
+
     /// Whether it holds for an exchange where nothing else is left to be asked, see [`Filter::given`].
     #[must_use]
     pub fn holds_for(&self, exchange: Option<&Exchange<'_>>) -> bool {
-        self.holds(&Facts::default(), exchange)
+        self.holds(&NOBODY, exchange)
+    }
+
+    /// The same while the reply is not known: whether it may hold then.
+    #[must_use]
+    pub fn may_hold_for_command(&self, command: &Exchange<'_>) -> bool {
+        self.root.holds(&NOBODY, Known::Command(command)) != Some(false)
+    }
+
+    /// The same while everything is known but the size of the reply's body.
+    #[must_use]
+    pub fn may_hold_for_reply(&self, exchange: &Exchange<'_>) -> bool {
+        self.root.holds(&NOBODY, Known::AllButSize(exchange)) != Some(false)
     }
 
     /// What is settled by what is known of the session alone; `None` where its exchanges decide.

@@ -12,6 +12,8 @@ const PAUSE = 250;
 
 const place = (id) => document.getElementById(id);
 const sessions = new Map();
+/// Sessions that ended before the page was opened and are kept; the row of the newest of them.
+let [earlier, newestEarlier] = [0, null];
 let [seen, hidden, kept, paused, open, chosen, drawing] = [0, 0, 0, false, null, null, null];
 const begun = new Map(), moved = new Map();
 const latency = new Array(LATENCIES.length + 1).fill(0);
@@ -34,8 +36,7 @@ function take(record) {
 }
 
 function add(record) {
-  const session = { id: record.session, start: record.time, client: "", user: "", upstream: "", verdict: "", commands: 0, errors: 0, octets: 0,
-    records: [], odd: false, over: false, partial: record.event !== "opened", dirty: true };
+  const session = blank(record);
   sessions.set(session.id, session);
   seen += 1;
   if (record.event === "opened") count(begun, record.time, 1);
@@ -43,8 +44,33 @@ function add(record) {
   return session;
 }
 
+function blank(record) {
+  return { id: record.session, start: record.time, client: "", user: "", upstream: "", verdict: "", commands: 0, errors: 0, octets: 0,
+    records: [], odd: false, over: false, partial: record.event !== "opened", dirty: true };
+}
+
+/// Sessions that ended before the page was opened, the oldest first: all that passes is newer.
+function begin(records) {
+  const known = [...sessions.values()];
+  sessions.clear();
+  for (const record of records) {
+    const session = known.find((other) => other.id === record.session) ?? Object.assign(blank(record), { early: true });
+    if (session.over) continue;
+    Object.assign(session, { dirty: true, judged: -1 });
+    summarise(session, record);
+    if (!session.early) continue;
+    session.records.push(record);
+    sessions.set(session.id, session);
+    earlier += 1;
+    kept += 1;
+  }
+  for (const session of known) sessions.set(session.id, session);
+  forget();
+}
+
 function update(session, record) {
   switch (record.event) {
+    case "reached": session.upstream = record.upstream; break;
     case "opened": Object.assign(session, { client: record.client, listener: record.listener, upstream: record.upstream, revealed: record.credentials_revealed }); break;
     case "command":
       if (!record.own) session.commands += 1;
@@ -65,14 +91,18 @@ function update(session, record) {
 }
 
 function finish(session, record) {
-  Object.assign(session, { over: true, summary: record, start: record.start, client: record.client, user: record.user ?? "", upstream: record.upstream,
-    verdict: record.verdict, commands: record.commands, errors: record.errors, octets: record.client_octets + record.upstream_octets });
-  session.bad = record.reason !== "quit" || record.errors > 0;
-  session.odd = session.odd || record.opaque !== undefined || record.events_lost > 0;
+  summarise(session, record);
   count(moved, record.time, session.octets);
   const spoken = (hop, version = "none") => { tls[hop][version] = (tls[hop][version] ?? 0) + 1; };
   spoken("client", record.client_tls);
   if (record.upstream_octets > 0) spoken("server", record.upstream_tls);
+}
+
+function summarise(session, record) {
+  Object.assign(session, { over: true, summary: record, start: record.start, client: record.client, user: record.user ?? "", upstream: record.upstream,
+    verdict: record.verdict, commands: record.commands, errors: record.errors, octets: record.client_octets + record.upstream_octets });
+  session.bad = record.reason !== "quit" || record.errors > 0;
+  session.odd = session.odd || record.opaque !== undefined || record.events_lost > 0;
 }
 
 function count(where, stamp, by) {
@@ -184,7 +214,8 @@ function redraw(all = false) {
   place("empty").hidden = sessions.size > 0;
   tell(hits);
   const lost = hidden ? ` ${hidden} records were not sent to this page: it is given so many a second and no more. What is drawn of them is a sample; the transcript has them all.` : "";
-  place("window").textContent = `${seen} sessions since the page was opened; the newest ${SESSIONS} are kept.${lost}`;
+  const before = earlier ? ` ${earlier} that ended before that were read from the transcript.` : "";
+  place("window").textContent = `${seen} sessions since the page was opened; the newest ${SESSIONS} are kept.${before}${lost}`;
   plots();
   if (open?.changed) show(open);
   judge();
@@ -195,6 +226,10 @@ function tell(hits) {
   const { text, wrong } = filter;
   place("hits").textContent = !text ? "" : wrong ? `${wrong.column ? `column ${wrong.column}: ` : ""}${wrong.message}${wrong.hint ? ` (${wrong.hint})` : ""}` : `${hits} of ${sessions.size}`;
   place("hits").className = wrong ? "wrong" : "";
+  // What is asked about commands is answered from what has come, and nothing else.
+  const partial = [...sessions.values()].filter((session) => session.partial).length;
+  const how = partial ? `of ${partial} of ${sessions.size} sessions that is not everything; \`poptap sessions grep\` reads the transcript` : "of each session here that is everything so far";
+  place("covers").textContent = filter.exchanges && text && !wrong ? `The filter looks into the commands that this page was sent: ${how}.` : "";
   place("filter").setAttribute("aria-invalid", String(wrong !== null && text !== ""));
 }
 
@@ -214,8 +249,13 @@ function fill(session) {
     session.row.append(...Array.from({ length: 7 }, (_, at) => element("td", at === 4 || at === 5 ? "number" : "")));
     session.row.addEventListener("click", () => { choose(session); look(session); });
     session.row.addEventListener("focus", () => choose(session));
-    place("sessions").prepend(session.row);
-    if (!chosen) choose(session);
+    if (!session.early) place("sessions").prepend(session.row);
+    else {
+      // Below all that passed since, and above those before it.
+      if (newestEarlier?.isConnected) newestEarlier.before(session.row); else place("sessions").append(session.row);
+      newestEarlier = session.row;
+    }
+    if (!chosen || session.early && chosen.early && !open) choose(session);
   }
   const verdict = (session.odd ? "⚠ " : "") + (session.over ? session.verdict : "going on");
   const texts = [session.start.slice(11, 19), session.id, session.client, session.user, String(session.commands), octets(session.octets), verdict];
@@ -301,9 +341,19 @@ function pause() {
 
 // ── the stream ──
 
+// Asked once the stream is there, so that nothing falls between the two.
+async function early() {
+  try {
+    const answer = await fetch("/api/recent");
+    if (answer.ok) begin((await answer.text()).split("\n").filter((line) => line).map((line) => JSON.parse(line)));
+    schedule();
+  } catch { /* The page does without. */ }
+}
+
 const source = new EventSource("/api/events");
 const state = (text, lost) => { place("state").textContent = text; place("state").className = lost ? "lost" : ""; };
 source.addEventListener("open", () => state("live", false));
+source.addEventListener("open", early, { once: true });
 source.addEventListener("error", () => state(source.readyState === EventSource.CLOSED ? "poptap has no place for this page, or was started anew: open the address that it printed" : "connection lost; trying again …", true));
 source.addEventListener("message", (event) => {
   for (const line of event.data.split("\n")) if (line) take(JSON.parse(line));

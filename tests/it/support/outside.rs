@@ -205,10 +205,42 @@ impl Poptap {
         Self::launch(folder, configuration, &["--transcript", &store], Stdio::null())
     }
 
+    /// As [`Poptap::as_configured`], and it may have so many descriptors.
+    pub fn with_descriptors(count: usize, configuration: &str) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("ulimit -n {count}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_poptap")]);
+        shell.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder.path());
+        Self::launch_by(shell, folder, configuration, &["--transcript", store.to_str().unwrap()], Stdio::null())
+    }
+
+    /// As [`Poptap::start_in`], where its log goes to a file.
+    pub fn logging_to(log: &Path, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        let poptap = Self::spawn(command(folder.path()), folder, configuration, arguments, stdout);
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on ")) {
+            assert!(Instant::now() < deadline, "poptap does not listen");
+            thread::yield_now();
+        }
+        poptap
+    }
+
     fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        Self::launch_by(command(folder.path()), folder, configuration, arguments, stdout)
+    }
+
+    fn launch_by(command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
+        let mut poptap = Self::spawn(command, folder, configuration, arguments, stdout);
+        let line = poptap.log_line("listening on ");
+        let (_, rest) = line.split_once("listening on ").unwrap();
+        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
+        poptap
+    }
+
+    fn spawn(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
         let file = folder.path().join("poptap.toml");
         fs::write(&file, configuration).unwrap();
-        let mut command = command(folder.path());
         command.args(["run", "-vv", "--config"]).arg(&file).args(arguments);
         let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -216,11 +248,7 @@ impl Poptap {
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let store = folder.path().join("transcript");
-        let mut poptap = Self { address, store, folder, child, lines, log: String::new() };
-        let line = poptap.log_line("listening on ");
-        let (_, rest) = line.split_once("listening on ").unwrap();
-        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
-        poptap
+        Self { address, store, folder, child, lines, log: String::new() }
     }
 
     /// Waits for a line of the log.
