@@ -1,5 +1,6 @@
 //! Whole configurations: files and flags together.
 
+mod intercept;
 mod listener_tls;
 mod rules;
 
