@@ -383,6 +383,8 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: String::new(),
+            offered: Vec::new(),
+            alpn: Vec::new(),
             sni: None,
             trust: None,
             accept: Vec::new(),

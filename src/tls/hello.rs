@@ -94,11 +94,11 @@ impl ServerHello {
 /// Puts the pieces of a handshake message together, which records may cut anywhere (RFC 8446 §5.1), and reads it.
 fn message<T>(octets: &[u8], kind: u8, parse: impl Fn(&[u8]) -> Option<T>) -> Begun<T> {
     match octets {
-        [] => return Begun::Part,
+        // Nothing is certain yet.
+        [] | [0x15 | 0x80..=0xff] | [0x80..=0xff, _] => return Begun::Part,
         // A hello of SSL 2, in which clients once offered later versions (RFC 5246, appendix E.2); or an alert.
         [0x80..=0xff, _, 1, ..] | [0x15, 3, ..] => return Begun::Unreadable,
         [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
-        [0x80..=0xff] | [0x80..=0xff, _] | [0x15] => return Begun::Part,
         _ => return Begun::Other,
     }
     let (mut records, mut handshake) = (Octets(octets), Vec::new());

@@ -41,7 +41,10 @@ fn what_contradicts_itself_is_a_fault() {
         (format!("transparent = 'redirect'\n{ENTRY}"), "every client of this listener is carried to the same upstream"),
         ("transparent = 'redirect'\nupstream = 'original'\n".to_owned(), "this listener would refuse every destination"),
         ("transparent = 'redirect'\nallow_to = ['any']\n".to_owned(), "`allow_to` would allow every destination"),
-        ("transparent = 'redirect'\nproxy_from = ['192.0.2.1']\n".to_owned(), "a proxy's connections are meant for this listener"),
+        (
+            "transparent = 'redirect'\nproxy_from = ['192.0.2.1']\n".to_owned(),
+            "a proxy's connections are meant for this listener",
+        ),
         ("tls = 'pass'\nupstream = 'pop3://mail'\n".to_owned(), "TLS that is carried unread cannot go to `pop3://mail`"),
     ] {
         let found = faults(&listener(&keys), "");
