@@ -82,7 +82,7 @@ pub(super) async fn carry(mut client: Client, led: Option<Led>, recorder: Box<Re
 async fn hear(client: &mut Stream, house: &House) -> Result<(Vec<u8>, Begun<ClientHello>), schema::Closed> {
     let limit = house.timeouts.handshake;
     let reading = async {
-        let mut heard = Vec::new();
+        let mut heard = Vec::with_capacity(BEGINNING);
         loop {
             let hello = ClientHello::read(&heard);
             if hello != Begun::Part || heard.len() >= SMALL {
@@ -139,7 +139,7 @@ async fn ask(upstream: &mut Stream, heard: &[u8], is_hello: bool, house: &House)
     let asking = async {
         upstream.write_all(heard).await?;
         upstream.flush().await?;
-        let mut answered = Vec::new();
+        let mut answered = Vec::with_capacity(BEGINNING);
         while is_hello && ServerHello::read(&answered) == Begun::Part && answered.len() < SMALL {
             if read_on(upstream, &mut answered).await? == 0 {
                 break;
@@ -203,3 +203,6 @@ fn end(recorder: Recorder, closed: schema::Closed) {
 fn closed(by: &str, reason: &str, detail: String) -> schema::Closed {
     schema::Closed { detail: Some(detail), ..ended(by, reason) }
 }
+
+/// Octets that are made room for: most hellos are shorter.
+const BEGINNING: usize = 2048;

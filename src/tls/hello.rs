@@ -101,10 +101,12 @@ fn message<T>(octets: &[u8], kind: u8, parse: impl Fn(&[u8]) -> Option<T>) -> Be
         [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
         _ => return Begun::Other,
     }
-    let (mut records, mut handshake) = (Octets(octets), Vec::new());
+    let (mut records, mut handshake, mut interrupted) = (Octets(octets), Vec::new(), false);
     while let Some(header) = records.take(3) {
+        // A server goes on with other records behind its hello.
         if header.first() != Some(&HANDSHAKE) {
-            return Begun::Unreadable;
+            interrupted = true;
+            break;
         }
         // The last record may be cut.
         let Some(length) = records.number(2) else { break };
@@ -113,11 +115,12 @@ fn message<T>(octets: &[u8], kind: u8, parse: impl Fn(&[u8]) -> Option<T>) -> Be
     }
     let mut rest = Octets(&handshake);
     match rest.take(1) {
-        None => return Begun::Part,
+        None if !interrupted => return Begun::Part,
+        None => return Begun::Unreadable,
         Some(found) if found != [kind] => return Begun::Unreadable,
         Some(_) => {}
     }
-    let Some(body) = rest.vector(3) else { return Begun::Part };
+    let Some(body) = rest.vector(3) else { return if interrupted { Begun::Unreadable } else { Begun::Part } };
     parse(body).map_or(Begun::Unreadable, Begun::Whole)
 }
 
