@@ -30,6 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use socket2::Socket;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -91,6 +92,8 @@ pub(crate) struct House {
     trouble: Trouble,
     /// Every listener that is wanted, in the order of the configuration.
     routes: Mutex<Vec<Arc<Route>>>,
+    /// Held by the reload that is under way.
+    reloading: Mutex<()>,
     /// Where a reload sends the listeners that it has added.
     adding: mpsc::UnboundedSender<Bound>,
 }
@@ -214,11 +217,23 @@ pub(crate) enum Refusal {
 }
 
 impl Server {
-    /// Prepares TLS and binds every listener.
+    /// Binds every listener that was not handed over, without a runtime and without accepting: [`Server::bind`] takes it from
+    /// `sockets`.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
+        config.listeners.iter().try_for_each(|listener| {
+            let reserved = sockets.reserve(listener.address, |_| open(listener));
+            reserved.map_err(|source| StartError::Bind { address: listener.address, source })
+        })
+    }
+
+    /// Prepares TLS, and binds every listener that is not in `sockets`.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays bound.
-    pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, store: Store, stop: Stop, sockets: &mut Inherited) -> Result<Self, StartError> {
         let (adding, added) = mpsc::unbounded_channel();
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
@@ -236,11 +251,12 @@ impl Server {
             deaf: AtomicUsize::new(0),
             trouble: Trouble::default(),
             routes: Mutex::default(),
+            reloading: Mutex::default(),
             adding,
         };
         let common = Common::new(config, &house.memory)?;
         let mut ways = Ways::new(&house, Vec::new());
-        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house, sockets));
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
         Ok(Self { bound, added, house: Arc::new(house) })
@@ -365,10 +381,17 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
+fn bind(
+    listener: &Listener,
+    common: &Common,
+    ways: &mut Ways<'_>,
+    house: &House,
+    sockets: &mut Inherited,
+) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = listen_prepared(listener.address, &listener.socket, |socket| interception::prepare(socket, listener))
-        .map_err(|source| StartError::Bind { address: listener.address, source })?;
+    let socket = sockets.take_at(listener.address).map_or_else(|| open(listener), Ok);
+    let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
+    let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
     let route = Route {
         address: terms.address,
@@ -378,6 +401,11 @@ fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House
         unwanted: CancellationToken::new(),
     };
     Ok((Arc::new(socket), Arc::new(route)))
+}
+
+/// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
+fn open(listener: &Listener) -> io::Result<Socket> {
+    listen_prepared(listener.address, &listener.socket, |socket| interception::prepare(socket, listener))
 }
 
 /// Reads what TLS takes on both hops.

@@ -5,6 +5,7 @@ mod demo;
 mod diff;
 mod export;
 mod intercept;
+mod notify;
 mod pager;
 mod probe;
 mod reload;
@@ -13,6 +14,7 @@ mod replay;
 mod rules;
 mod run;
 mod sessions;
+mod start;
 mod sums;
 
 use std::{

@@ -12,14 +12,15 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
-    Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
+    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    process::ProcessSection,
     rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
@@ -60,6 +61,7 @@ fn to_file(config: &Config) -> File {
         log: log_section(&config.log),
         metrics: config.metrics.as_ref().map(metrics_section).unwrap_or_default(),
         web: config.page.as_ref().map(web_section).unwrap_or_default(),
+        process: process_section(&config.process),
     }
 }
 
@@ -80,7 +82,7 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
-        address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
+        address: Some(unplaced(place(listener))),
         upstream: Some(unplaced(intercept::upstream_names(listener))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
@@ -102,6 +104,12 @@ fn listener_section(listener: &Listener) -> ListenerSection {
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
     if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
+}
+
+fn place(listener: &Listener) -> ListenPlace {
+    let (tls, address) = (listener.tls, listener.address);
+    let handed_over = listener.handed_over.clone().map(|name| ListenPlace::HandedOver { tls, name });
+    handed_over.unwrap_or(ListenPlace::Address(ListenAddress { tls, address }))
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {
@@ -251,6 +259,15 @@ fn log_section(log: &Log) -> LogSection {
 
 fn metrics_section(endpoint: &MetricsEndpoint) -> MetricsSection {
     MetricsSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_from: Some(allowed(&endpoint.allow_from)) }
+}
+
+fn process_section(process: &Process) -> ProcessSection {
+    ProcessSection {
+        user: process.user.clone().map(unplaced),
+        group: process.group.clone().map(unplaced),
+        sandbox: Some(process.sandbox),
+        core_dumps: Some(process.core_dumps),
+    }
 }
 
 fn web_section(endpoint: &PageEndpoint) -> WebSection {

@@ -14,9 +14,11 @@ use crate::anomaly::Anomaly;
 use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
-    address::{ListenAddress, Network, UpstreamUrl},
+    address::{Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
     intercept::{DestinationSection, Otherwise, Source, Transparent},
+    listen_place::ListenPlace,
+    process::ProcessSection,
     rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
 };
@@ -59,6 +61,9 @@ pub(super) struct File {
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: TimeoutsSection,
+    /// Who the process is, and what it may touch.
+    #[serde(default)]
+    pub(super) process: ProcessSection,
     /// The operational log.
     #[serde(default)]
     pub(super) log: LogSection,
@@ -75,9 +80,10 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListenerSection {
     /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose. With
-    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
-    #[schemars(with = "Option<ListenAddress>")]
-    pub(super) address: Option<Spanned<ListenAddress>>,
+    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered. `systemd:NAME` is a socket that the
+    /// service manager hands over.
+    #[schemars(with = "Option<ListenPlace>")]
+    pub(super) address: Option<Spanned<ListenPlace>>,
     /// The name of an `[[upstream]]`, or a URL, or a list of them that are tried in this order; may be left out where there is
     /// only one upstream.
     #[schemars(with = "Option<OneOrMany<String>>")]

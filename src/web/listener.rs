@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::AllowFrom,
-    server::{canonical, listen},
+    server::{Inherited, canonical, listen},
 };
 
 /// Connections at one time; more wait in the system's queue.
@@ -39,8 +39,9 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddr, allow_from: AllowFrom) -> io::Result<Self> {
-        let socket = listen(address)?;
+    /// Takes what is there for this address in `sockets`, or binds it.
+    pub(super) fn bind(address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> io::Result<Self> {
+        let socket = TcpListener::from_std(sockets.take_at(address).map_or_else(|| listen(address), Ok)?.into())?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address, allow_from })
     }

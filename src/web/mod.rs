@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{AllowFrom, Config, MetricsEndpoint},
     record::Broadcast,
-    server::Reloader,
+    server::{Inherited, Reloader, listen},
     telemetry::Counts,
 };
 
@@ -27,6 +27,9 @@ use page::Page;
 
 /// How long the end waits for answers that are under way.
 const FINISH: Duration = Duration::from_secs(1);
+/// What is served, as errors call it.
+const METRICS: &str = "metrics";
+const PAGE: &str = "the live page";
 
 /// Everything is bound, and nothing served yet.
 #[derive(Default)]
@@ -60,22 +63,36 @@ pub enum BindError {
 }
 
 impl Web {
-    /// Binds what is configured.
+    /// Binds what is configured and was not handed over, without a runtime: [`Web::bind`] takes it from `sockets`.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Address`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), BindError> {
+        let metrics = config.metrics.iter().map(|endpoint| (METRICS, endpoint.address));
+        let page = config.page.iter().map(|endpoint| (PAGE, endpoint.address));
+        metrics.chain(page).try_for_each(|(what, address)| {
+            sockets.reserve(address, listen).map_err(|source| BindError::Address { what, address, source })
+        })
+    }
+
+    /// Binds what is configured and not in `sockets`.
     ///
     /// # Errors
     ///
     /// [`BindError`]; nothing stays bound.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
+    pub fn bind(config: &Config, sockets: &mut Inherited) -> Result<Self, BindError> {
         let metrics = config.metrics.as_ref().map(|MetricsEndpoint { address, allow_from }| {
-            Ok((bind("metrics", *address, allow_from.clone())?, Arc::new(Counts::default())))
+            Ok((bind(METRICS, *address, allow_from.clone(), sockets)?, Arc::new(Counts::default())))
         });
+        let metrics = metrics.transpose()?;
         let page = config.page.map(|endpoint| {
             let allow_from = if endpoint.allow_remote { AllowFrom::Any } else { AllowFrom::Loopback };
-            let listener = bind("the live page", endpoint.address, allow_from)?;
+            let listener = bind(PAGE, endpoint.address, allow_from, sockets)?;
             let gate = Gate::new(listener.address(), endpoint).map_err(|_| BindError::Random)?;
             Ok((listener, gate, Arc::default()))
         });
-        Ok(Self { metrics: metrics.transpose()?, page: page.transpose()? })
+        Ok(Self { metrics, page: page.transpose()? })
     }
 
     /// What sessions are to be counted in.
@@ -127,8 +144,8 @@ impl Serving {
     }
 }
 
-fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom) -> Result<Listener, BindError> {
-    Listener::bind(address, allow_from).map_err(|source| BindError::Address { what, address, source })
+fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> Result<Listener, BindError> {
+    Listener::bind(address, allow_from, sockets).map_err(|source| BindError::Address { what, address, source })
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -33,6 +33,7 @@ mod replay;
 mod replay_tls;
 mod rules;
 mod secrets;
+mod service;
 mod sums;
 mod support;
 mod tls;

@@ -28,6 +28,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/policy.md",
     "docs/probe.md",
     "docs/replay.md",
+    "docs/service.md",
     "docs/transcript.md",
     "docs/upstreams.md",
     "docs/web.md",
@@ -69,7 +70,8 @@ fn every_flag_exists() {
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
     // Of cargo, cargo-deny, the test runner, curl, systemctl and benches/compare.
-    let others = ["release", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "ssl-reqd", "now", "install"];
+    let others =
+        ["release", "offline", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "ssl-reqd", "now", "install"];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {

@@ -231,18 +231,30 @@ impl Poptap {
     }
 
     fn launch_by(command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let mut poptap = Self::spawn(command, folder, configuration, arguments, stdout);
-        let line = poptap.log_line("listening on ");
+        Self::spawn(command, folder, configuration, arguments, stdout).listening()
+    }
+
+    /// By a command that runs it with `poptap.toml` in `folder`, which is written here.
+    pub fn launch_as(folder: TempDir, configuration: &str, command: Command) -> Self {
+        Self::spawn_as(command, folder, configuration).listening()
+    }
+
+    fn listening(mut self) -> Self {
+        let line = self.log_line("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
-        poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
-        poptap
+        self.address = rest.split_whitespace().next().unwrap().parse().unwrap();
+        self
     }
 
     fn spawn(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let file = folder.path().join("poptap.toml");
-        fs::write(&file, configuration).unwrap();
-        command.args(["run", "-vv", "--config"]).arg(&file).args(arguments);
-        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
+        command.stdin(Stdio::null()).stdout(stdout);
+        Self::spawn_as(command, folder, configuration)
+    }
+
+    fn spawn_as(mut command: Command, folder: TempDir, configuration: &str) -> Self {
+        fs::write(folder.path().join("poptap.toml"), configuration).unwrap();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -281,6 +293,13 @@ impl Poptap {
     /// Writes its configuration file anew; it reads that at the next SIGHUP.
     pub fn reconfigure(&self, configuration: &str) {
         fs::write(self.folder.path().join("poptap.toml"), configuration).unwrap();
+    }
+
+    /// What `/proc/PID/status` says behind `field`.
+    pub fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{field} is not in\n{status}")).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     pub fn signal(&self, signal: Signal) {
