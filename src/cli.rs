@@ -3,6 +3,7 @@
 mod anomalies;
 mod export;
 mod http;
+mod intercept;
 mod replay;
 mod rules;
 mod sessions;
@@ -20,6 +21,7 @@ use crate::config::{
 pub use anomalies::AnomalyArgs;
 pub use export::{ExportArgs, ScrubArgs};
 pub use http::HttpArgs;
+pub use intercept::{InterceptCommand, ShowRulesArgs};
 pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
@@ -125,6 +127,9 @@ pub enum Command {
     /// Make an authority of your own, and certificates that it vouches for.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Lead connections here that are meant for others.
+    #[command(subcommand)]
+    Intercept(InterceptCommand),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.

@@ -6,6 +6,7 @@ mod caller;
 mod common;
 pub(crate) mod health;
 mod inherited;
+mod interception;
 mod reload;
 mod socket;
 mod upgrade;
@@ -13,6 +14,7 @@ mod way;
 
 pub(crate) use caller::Caller;
 pub use inherited::{InheritError, Inherited, Local, Unfit};
+pub(crate) use interception::{Interception, Led};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
 pub(crate) use upgrade::handed;
@@ -41,7 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::{bind_hint, listen_with};
+use socket::{bind_hint, listen_prepared};
 use way::{Ways, distinct};
 
 use crate::{
@@ -134,6 +136,8 @@ pub(crate) struct Terms {
     pub(crate) rules: Arc<Rules>,
     pub(crate) anomalies: Anomalies,
     pub(crate) memory: Option<Arc<Memory>>,
+    /// There where it takes connections that were meant for others.
+    pub(crate) interception: Option<Interception>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
     /// There where clients are announced by proxies, and by nobody else.
@@ -356,6 +360,11 @@ async fn drain(sessions: &TaskTracker, house: &House) -> usize {
 }
 
 impl Terms {
+    /// Whether clients have to begin with TLS: then a line in clear would be noise to them.
+    pub(crate) fn begins_with_tls(&self) -> bool {
+        self.tls == TlsMode::Implicit || self.demand == TlsDemand::Pass
+    }
+
     /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
     pub(crate) fn first_choice(&self) -> &str {
         self.ways.first().map_or("", |way| &way.upstream.name)
@@ -408,19 +417,21 @@ fn bind(
 
 /// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
 fn open(listener: &Listener) -> io::Result<Socket> {
-    listen_with(listener.address, &listener.socket)
+    listen_prepared(listener.address, &listener.socket, |socket| interception::prepare(socket, listener))
 }
 
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let interception = Interception::new(listener, Arc::clone(&common.own), ways)?;
     let ways = ways.reach_each(&listener.upstreams)?;
+    let ways = ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect();
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
     let proxy_from = listener.proxy_from.clone();
-    let Common { limits, rules, anomalies, memory } = common.clone();
+    let Common { limits, rules, anomalies, memory, .. } = common.clone();
     Ok(Terms {
         address,
         ways,
@@ -433,6 +444,7 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
         rules,
         anomalies,
         memory,
+        interception,
         allow_from,
         deny_from,
         proxy_from,

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use crate::{
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
-    server::{Inherited, Served, Server, StartError, Stop, Succession},
+    server::{Inherited, Served, Server, StartError, Stop, Succession, Way},
     telemetry::{self, LogFile},
     web::Web,
 };
@@ -86,7 +87,7 @@ fn beside_the_view(log: &Log) -> Log {
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
     let pairs = remote.flat_map(|listener| listener.upstreams.iter().map(move |upstream| (listener, upstream)));
-    let local = pairs.filter(|(_, upstream)| is_on_this_host(upstream));
+    let local = pairs.filter(|(_, upstream)| !upstream.is_original() && is_on_this_host(upstream));
     local
         .map(|(listener, upstream)| {
             format!(
@@ -252,7 +253,8 @@ fn introduce(server: &Server, config: &Config) {
         say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for way in server.ways() {
+    let is_one_server = |way: &Arc<Way>| !way.upstream.is_original() && way.connector.reads_greetings();
+    for way in server.ways().into_iter().filter(is_one_server) {
         tokio::spawn(async move { say(&findings(&way.upstream, way.connector.probe().await.as_ref())) });
     }
 }
@@ -435,6 +437,8 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: String::new(),
+            offered: Vec::new(),
+            alpn: Vec::new(),
             sni: None,
             trust: None,
             accept: Vec::new(),

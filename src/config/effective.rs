@@ -1,5 +1,6 @@
 //! The validated configuration → the file that says the same.
 
+mod intercept;
 mod rules;
 
 use std::{
@@ -12,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
-    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
@@ -72,7 +73,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
     for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
-        if !distinct.contains(&upstream) {
+        if !upstream.is_original() && !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
     }
@@ -82,7 +83,7 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(place(listener))),
-        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
+        upstream: Some(unplaced(intercept::upstream_names(listener))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         proxy_from: some_networks(&listener.proxy_from),
@@ -91,7 +92,12 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         freebind: Some(listener.socket.freebind),
         v6only: listener.socket.v6only.map(unplaced),
         stls: Some(listener.stls),
-        tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
+        tls: Some(listener.demand).filter(|demand| listener.tls == TlsMode::Stls || *demand == TlsDemand::Pass),
+        transparent: listener.interception.as_ref().map(|interception| unplaced(interception.how)),
+        allow_to: listener.interception.as_ref().and_then(|interception| some_networks(&interception.allow_to)),
+        destinations: intercept::destinations(listener),
+        otherwise: intercept::table(listener).map(|table| unplaced(table.otherwise)),
+        source: Some(unplaced(listener.source)),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
 }

@@ -16,6 +16,7 @@ use super::{
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
     address::{Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
+    intercept::{DestinationSection, Otherwise, Source, Transparent},
     listen_place::ListenPlace,
     process::ProcessSection,
     rule::{OneOrMany, RuleSection},
@@ -108,7 +109,7 @@ pub(super) struct ListenerSection {
     pub(super) v6only: Option<Spanned<bool>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
-    /// Whether clients must start TLS before they log in, where STLS is offered.
+    /// Whether clients must start TLS before they log in, where STLS is offered; or that TLS is carried unread.
     pub(super) tls: Option<TlsDemand>,
     /// PEM file with the certificate, and those that lead from it to its authority.
     #[schemars(with = "Option<PathBuf>")]
@@ -125,6 +126,21 @@ pub(super) struct ListenerSection {
     pub(super) client_ca: Option<PathBuf>,
     /// Whether clients must present one.
     pub(super) client_cert: Option<ClientCert>,
+    /// How connections are led here that were meant for others.
+    #[schemars(with = "Option<Transparent>")]
+    pub(super) transparent: Option<Spanned<Transparent>>,
+    /// The only networks that these may be meant for.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) allow_to: Option<Spanned<Vec<Network>>>,
+    /// With `upstream = "original"`: where clients are carried to, by whom they wanted to reach. The first that fits holds.
+    #[schemars(with = "Option<Vec<DestinationSection>>")]
+    pub(super) destinations: Option<Spanned<Vec<DestinationSection>>>,
+    /// What becomes of a destination without an entry.
+    #[schemars(with = "Option<Otherwise>")]
+    pub(super) otherwise: Option<Spanned<Otherwise>>,
+    /// Whether servers are dialled from this host's own address, or from the client's.
+    #[schemars(with = "Option<Source>")]
+    pub(super) source: Option<Spanned<Source>>,
 }
 
 /// A certificate and its private key.

@@ -7,6 +7,7 @@ mod fault;
 mod file;
 mod handed_over;
 mod http;
+mod intercept;
 mod listen_place;
 mod message_size;
 mod process;
@@ -35,6 +36,7 @@ pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
 pub use handed_over::{HandedOver, handed_over};
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
+pub use intercept::{Destination, Dial, Interception, Otherwise, Source, Table, Transparent};
 pub use listen_place::ListenPlace;
 pub use message_size::MessageSize;
 pub use process::{Process, SandboxPolicy};
@@ -101,6 +103,10 @@ pub struct Listener {
     pub demand: TlsDemand,
     /// Certificates; there where `tls` is not plain.
     pub server_tls: Option<ServerTls>,
+    /// There where it takes connections that were meant for others.
+    pub interception: Option<Interception>,
+    /// What servers are dialled from.
+    pub source: Source,
 }
 
 /// Who may connect to a listener.

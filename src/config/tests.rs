@@ -1,6 +1,7 @@
 //! Whole configurations: files and flags together.
 
 mod handed_over;
+mod intercept;
 mod listener_tls;
 mod rules;
 

@@ -12,7 +12,7 @@ use rustix::{
     thread::{CapabilitySet, set_no_new_privs},
 };
 
-use crate::config::{Config, Process};
+use crate::config::{Config, Listener, Process, Source, Transparent};
 
 pub use identity::IdentityError;
 pub use sandbox::{Outside, SandboxError};
@@ -81,8 +81,10 @@ impl Confinement {
 }
 
 /// Capabilities that are needed after everything is bound.
-fn needed(_config: &Config) -> CapabilitySet {
-    CapabilitySet::empty()
+fn needed(config: &Config) -> CapabilitySet {
+    let is_tproxy = |listener: &Listener| listener.interception.as_ref().is_some_and(|it| it.how == Transparent::Tproxy);
+    let uses_others = |listener: &Listener| listener.source == Source::Client || is_tproxy(listener);
+    if config.listeners.iter().any(uses_others) { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() }
 }
 
 /// Changing the user makes a process dumpable or not as the system's settings want it, so this comes after.

@@ -1,6 +1,7 @@
 //! What all listeners' terms have in common: limits, rules, and what the shield remembers.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -18,6 +19,8 @@ pub(super) struct Common {
     pub(super) limits: Arc<Limits>,
     pub(super) rules: Arc<Rules>,
     pub(super) anomalies: Anomalies,
+    /// Where poptap listens, as configured.
+    pub(super) own: Arc<[SocketAddr]>,
     /// There where a rule shields and messages are remembered.
     pub(super) memory: Option<Arc<Memory>>,
 }
@@ -37,6 +40,7 @@ impl Common {
             limits: Arc::clone(&config.limits),
             rules: Arc::new(rules),
             anomalies: config.anomalies,
+            own: config.listeners.iter().map(|listener| listener.address).collect(),
             memory: open.of(config)?,
         })
     }

@@ -11,8 +11,16 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<Socket> {
     listen_with(address, &SocketOptions::default())
 }
 
-/// What is accepted here gets its options (no Nagle, keep-alive) from [`crate::net::Stream`].
-pub(super) fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    listen_prepared(address, options, |_socket| Ok(()))
+}
+
+/// `prepare` is done before it is bound. What is accepted here gets its options (no Nagle, keep-alive) from [`crate::net::Stream`].
+pub(super) fn listen_prepared(
+    address: SocketAddr,
+    options: &SocketOptions,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
     let SocketOptions { backlog, device, freebind, v6only } = options;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -27,6 +35,7 @@ pub(super) fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::R
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(*backlog).unwrap_or(i32::MAX))?;
     Ok(socket)

@@ -21,6 +21,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/audit.md",
     "docs/export.md",
     "docs/filters.md",
+    "docs/interception.md",
     "docs/limits.md",
     "docs/listeners.md",
     "docs/metrics.md",
@@ -108,6 +109,10 @@ fn every_setting_is_accepted() {
         let section = match setting.split(' ').next().unwrap() {
             "apop" | "proxy_protocol" | "xclient" => String::new(),
             "mode" => rule.to_owned(),
+            "transparent" | "source" => "[[listener]]\n".to_owned(),
+            "upstream" => "[[listener]]\ntransparent = 'redirect'\notherwise = 'plain'\n".to_owned(),
+            "otherwise" => "[[listener]]\ntransparent = 'redirect'\nupstream = 'original'\n".to_owned(),
+            "tls" => "[[listener]]\nupstream = 'pop3s://192.0.2.1'\n".to_owned(),
             "stage" => format!("{rule}[rule.when]\n"),
             _ => "[transcript]\n".to_owned(),
         };

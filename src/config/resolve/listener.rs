@@ -9,9 +9,11 @@ use std::{
 use ipnet::IpNet;
 use toml::Spanned;
 
-use crate::config::{AllowFrom, ListenPlace, Listener, TlsMode, Upstream, address::Network, fault::Fault, file::ListenerSection};
+use crate::config::{
+    AllowFrom, ListenPlace, Listener, Table, TlsMode, Upstream, address::Network, fault::Fault, file::ListenerSection,
+};
 
-use super::Resolver;
+use super::{Resolver, intercept::names_original};
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
@@ -23,8 +25,11 @@ impl Resolver<'_> {
                 let message = format!("two listeners have the address {}", address.address);
                 self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
             }
+            let interception = self.interception(section, upstreams);
+            let table = interception.as_ref().and_then(|interception| interception.table.as_ref());
             let reached = match (self.upstream_of_flags(upstreams), section) {
                 (Some(upstream), _) => vec![upstream],
+                (None, Some(section)) if names_original(section.get_ref()) => table.map(Table::upstreams).unwrap_or_default(),
                 (None, Some(section)) => self.upstreams_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
             };
@@ -39,7 +44,8 @@ impl Resolver<'_> {
             let socket = self.socket(address.address, raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if !reached.is_empty() {
-                listeners.push(Listener {
+                let source = self.source(section);
+                let listener = Listener {
                     address: address.address,
                     handed_over,
                     upstreams: reached,
@@ -51,7 +57,11 @@ impl Resolver<'_> {
                     tls: address.tls,
                     demand,
                     server_tls,
-                });
+                    interception,
+                    source,
+                };
+                self.carries_unread(&listener, section);
+                listeners.push(listener);
             }
         }
         self.warn_of_unused(upstreams, &listeners);

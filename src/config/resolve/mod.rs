@@ -2,6 +2,7 @@
 
 mod handed_over;
 mod http;
+mod intercept;
 mod limits;
 mod listener;
 mod probe;
@@ -112,6 +113,7 @@ impl<'a> Resolver<'a> {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
         let rules = self.rules(&file.rule, file.policy.dry_run.unwrap_or_default(), &listeners);
+        self.warn_of_unread(&rules, &listeners);
         let anomalies = self.anomalies(&file.policy);
         let shield = self.shield(&file.shield, &rules);
         let transcript = self.transcript(&file.transcript);
