@@ -89,7 +89,8 @@ fn the_page_begins_with_what_ended_before() {
     fetch(proxy.address());
     first.until(ended);
     // The summary is in the file when the next one looks.
-    while first.eval("fetch('/api/recent').then((answer) => answer.text()).then((text) => text.includes('complete: '))") != true {}
+    while first.eval("fetch('/api/recent').then((answer) => answer.text()).then((text) => text.includes('complete: '))") != true {
+    }
     drop(first);
 
     let mut browser = Browser::open(&url);
