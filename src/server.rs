@@ -8,19 +8,22 @@ pub(crate) mod health;
 mod inherited;
 mod reload;
 mod socket;
+mod upgrade;
 mod way;
 
 pub(crate) use caller::Caller;
 pub use inherited::{InheritError, Inherited, Local, Unfit};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
+pub(crate) use upgrade::handed;
+pub use upgrade::{Answer, Handed, Offer, Succession, SuccessionError};
 pub use way::{Standing, Way};
 
 use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,6 +31,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use socket2::Socket;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -37,12 +41,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::bind_hint;
+use socket::{bind_hint, listen_with};
 use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{AllowFrom, Anomalies, Config, Limits, Listener, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -89,6 +93,8 @@ pub(crate) struct House {
     trouble: Trouble,
     /// Every listener that is wanted, in the order of the configuration.
     routes: Mutex<Vec<Arc<Route>>>,
+    /// Held by the reload that is under way.
+    reloading: Mutex<()>,
     /// Where a reload sends the listeners that it has added.
     adding: mpsc::UnboundedSender<Bound>,
 }
@@ -99,6 +105,12 @@ struct Route {
     address: SocketAddr,
     /// The address that was asked for.
     asked_for: SocketAddr,
+    /// What its socket is called when it is handed over.
+    name: String,
+    /// Closed when nobody accepts from it any more.
+    handle: Weak<TcpListener>,
+    /// How the socket was made.
+    socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
     terms: ArcSwap<Terms>,
     /// Cancelled when a reload has taken the listener away.
@@ -152,6 +164,8 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Sessions are closed at once.
     pub close: CancellationToken,
+    /// Another process accepts in place of this one. Cancelled before `drain` is.
+    pub replaced: CancellationToken,
 }
 
 /// Why a server could not start.
@@ -208,11 +222,23 @@ pub(crate) enum Refusal {
 }
 
 impl Server {
-    /// Prepares TLS and binds every listener.
+    /// Binds every listener that was not handed over, without a runtime and without accepting: [`Server::bind`] takes it from
+    /// `sockets`.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
+        config.listeners.iter().try_for_each(|listener| {
+            let reserved = sockets.reserve(listener.address, |_| open(listener));
+            reserved.map_err(|source| StartError::Bind { address: listener.address, source })
+        })
+    }
+
+    /// Prepares TLS, and binds every listener that is not in `sockets`.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays bound.
-    pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, store: Store, stop: Stop, sockets: &mut Inherited) -> Result<Self, StartError> {
         let (adding, added) = mpsc::unbounded_channel();
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
@@ -223,18 +249,19 @@ impl Server {
             cut_short: AtomicUsize::new(0),
             key_log,
             admission: Arc::new(Admission::new(config.limits.tracked_addresses)),
-            memory: OpenMemory::default(),
+            memory: OpenMemory::new(sockets.is_shared_with_predecessor()),
             fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             deaf: AtomicUsize::new(0),
             trouble: Trouble::default(),
             routes: Mutex::default(),
+            reloading: Mutex::default(),
             adding,
         };
         let common = Common::new(config, &house.memory)?;
         let mut ways = Ways::new(&house, Vec::new());
-        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house, sockets));
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
         Ok(Self { bound, added, house: Arc::new(house) })
@@ -354,19 +381,40 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
+fn bind(
+    listener: &Listener,
+    common: &Common,
+    ways: &mut Ways<'_>,
+    house: &House,
+    sockets: &mut Inherited,
+) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = listen(listener.address).map_err(|source| StartError::Bind { address: listener.address, source })?;
+    let socket = sockets.take_at(listener.address).map_or_else(|| open(listener), Ok);
+    let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
+    let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
-    let (address, unwanted) = (terms.address, CancellationToken::new());
-    let route = Route { address, asked_for: listener.address, terms: ArcSwap::from_pointee(terms), unwanted };
-    Ok((Arc::new(socket), Arc::new(route)))
+    let socket = Arc::new(socket);
+    let route = Route {
+        address: terms.address,
+        asked_for: listener.address,
+        name: listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string()),
+        handle: Arc::downgrade(&socket),
+        socket: listener.socket.clone(),
+        terms: ArcSwap::from_pointee(terms),
+        unwanted: CancellationToken::new(),
+    };
+    Ok((socket, Arc::new(route)))
+}
+
+/// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
+fn open(listener: &Listener) -> io::Result<Socket> {
+    listen_with(listener.address, &listener.socket)
 }
 
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
-    let ways = ways.to_each(&listener.upstreams)?;
+    let ways = ways.reach_each(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);

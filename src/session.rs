@@ -51,7 +51,8 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
     let visit = Arc::new(Mutex::new(visit));
     let mut recorder = open(&caller, terms, house);
     let caller = caller.settled();
-    tracing::info!(session = recorder.id(), client = %caller.address, proxy = caller.proxy.map(tracing::field::display), upstream = terms.first_choice(), "session opened");
+    let proxy = caller.proxy.map(tracing::field::display);
+    tracing::info!(session = recorder.id(), client = %caller.address, proxy, upstream = terms.first_choice(), "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
             Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit },

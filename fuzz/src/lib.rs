@@ -7,16 +7,14 @@
 
 use poptap::pop3::Peer;
 
-use support::play::Step;
+use play::Step;
 
-pub mod support {
-    #[path = "../../../tests/it/support/play.rs"]
-    pub mod play;
-    #[path = "../../../tests/it/support/rules.rs"]
-    pub mod rules;
-    #[path = "../../../tests/it/support/witness.rs"]
-    pub mod witness;
-}
+#[path = "../../tests/it/support/play.rs"]
+pub mod play;
+#[path = "../../tests/it/support/rules.rs"]
+pub mod rules;
+#[path = "../../tests/it/support/witness.rs"]
+pub mod witness;
 
 /// What a file says.
 pub struct Conversation {

@@ -7,7 +7,7 @@ use poptap::{
     policy::{Builtin, Settings},
     pop3::{Capability, Peer},
 };
-use poptap_fuzz::support::play::{Step, play, random_pieces};
+use poptap_fuzz::play::{Step, play, random_pieces};
 
 fuzz_target!(|octets: &[u8]| {
     let [cuts, said @ ..] = octets else { return };

@@ -15,10 +15,8 @@ use poptap::{
 };
 use poptap_fuzz::{
     Conversation,
-    support::{
-        play::{play, play_recorded, random_pieces},
-        rules,
-    },
+    play::{play, play_recorded, random_pieces},
+    rules,
 };
 
 const CAPS: Caps = Caps { command: 512, sasl: 2048 };

@@ -10,7 +10,7 @@ use poptap::{
 };
 use poptap_fuzz::{
     Conversation, apart,
-    support::play::{Played, pieces_of, play, random_pieces},
+    play::{Played, pieces_of, play, random_pieces},
 };
 
 fuzz_target!(|octets: &[u8]| {

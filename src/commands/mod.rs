@@ -4,14 +4,18 @@ mod certs;
 mod demo;
 mod diff;
 mod export;
+mod notify;
 mod pager;
 mod probe;
 mod reload;
+mod reopen;
 mod replay;
 mod rules;
 mod run;
 mod sessions;
+mod start;
 mod sums;
+mod upgrade;
 
 use std::{
     fmt,

@@ -11,14 +11,15 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
-    Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
+    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    process::ProcessSection,
     rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
@@ -59,6 +60,7 @@ fn to_file(config: &Config) -> File {
         log: log_section(&config.log),
         metrics: config.metrics.as_ref().map(metrics_section).unwrap_or_default(),
         web: config.page.as_ref().map(web_section).unwrap_or_default(),
+        process: process_section(&config.process),
     }
 }
 
@@ -79,11 +81,15 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
-        address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
+        address: Some(unplaced(place(listener))),
         upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect()))),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         proxy_from: some_networks(&listener.proxy_from),
+        backlog: Some(unplaced(listener.socket.backlog)),
+        device: listener.socket.device.clone().map(unplaced),
+        freebind: Some(listener.socket.freebind),
+        v6only: listener.socket.v6only.map(unplaced),
         stls: Some(listener.stls),
         tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
@@ -92,6 +98,12 @@ fn listener_section(listener: &Listener) -> ListenerSection {
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
     if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
+}
+
+fn place(listener: &Listener) -> ListenPlace {
+    let (tls, address) = (listener.tls, listener.address);
+    let handed_over = listener.handed_over.clone().map(|name| ListenPlace::HandedOver { tls, name });
+    handed_over.unwrap_or(ListenPlace::Address(ListenAddress { tls, address }))
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {
@@ -241,6 +253,15 @@ fn log_section(log: &Log) -> LogSection {
 
 fn metrics_section(endpoint: &MetricsEndpoint) -> MetricsSection {
     MetricsSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_from: Some(allowed(&endpoint.allow_from)) }
+}
+
+fn process_section(process: &Process) -> ProcessSection {
+    ProcessSection {
+        user: process.user.clone().map(unplaced),
+        group: process.group.clone().map(unplaced),
+        sandbox: Some(process.sandbox),
+        core_dumps: Some(process.core_dumps),
+    }
 }
 
 fn web_section(endpoint: &PageEndpoint) -> WebSection {

@@ -14,8 +14,10 @@ use crate::anomaly::Anomaly;
 use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
-    address::{ListenAddress, Network, UpstreamUrl},
+    address::{Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
+    listen_place::ListenPlace,
+    process::ProcessSection,
     rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
 };
@@ -58,6 +60,9 @@ pub(super) struct File {
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: TimeoutsSection,
+    /// Who the process is, and what it may touch.
+    #[serde(default)]
+    pub(super) process: ProcessSection,
     /// The operational log.
     #[serde(default)]
     pub(super) log: LogSection,
@@ -74,9 +79,10 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListenerSection {
     /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose. With
-    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
-    #[schemars(with = "Option<ListenAddress>")]
-    pub(super) address: Option<Spanned<ListenAddress>>,
+    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered. `systemd:NAME` is a socket that the
+    /// service manager hands over.
+    #[schemars(with = "Option<ListenPlace>")]
+    pub(super) address: Option<Spanned<ListenPlace>>,
     /// The name of an `[[upstream]]`, or a URL, or a list of them that are tried in this order; may be left out where there is
     /// only one upstream.
     #[schemars(with = "Option<OneOrMany<String>>")]
@@ -89,6 +95,17 @@ pub(super) struct ListenerSection {
     /// Proxies that announce each client by the PROXY protocol, version 1 or 2. Nobody else may connect then.
     #[schemars(with = "Option<Vec<Network>>")]
     pub(super) proxy_from: Option<Spanned<Vec<Network>>>,
+    /// Connections that may wait to be accepted.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 65535))]
+    pub(super) backlog: Option<Spanned<u32>>,
+    /// The network interface that connections have to come in by.
+    #[schemars(with = "Option<String>")]
+    pub(super) device: Option<Spanned<String>>,
+    /// Whether the address may be one that this host does not have, or not yet.
+    pub(super) freebind: Option<bool>,
+    /// Whether an IPv6 address takes IPv6 clients only; without it, `[::]` takes IPv4 clients too, and no other does.
+    #[schemars(with = "Option<bool>")]
+    pub(super) v6only: Option<Spanned<bool>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
     /// Whether clients must start TLS before they log in, where STLS is offered.

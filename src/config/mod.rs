@@ -5,13 +5,17 @@ mod anomalies;
 mod effective;
 mod fault;
 mod file;
+mod handed_over;
 mod http;
+mod listen_place;
 mod message_size;
+mod process;
 mod provision;
 mod reading;
 mod resolve;
 mod rule;
 mod security;
+mod socket;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -29,12 +33,16 @@ pub use anomalies::Anomalies;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
+pub use handed_over::{HandedOver, handed_over};
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
+pub use listen_place::ListenPlace;
 pub use message_size::MessageSize;
+pub use process::{Process, SandboxPolicy};
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
 pub use rule::{CommandWord, Pattern, ReplyShape, Rule, RuleAction, Shield, SizeBound, When};
 pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
+pub use socket::SocketOptions;
 pub use store::store;
 pub use values::{Argument, Period, Size, WaitLimit};
 
@@ -61,6 +69,8 @@ pub struct Config {
     pub metrics: Option<MetricsEndpoint>,
     /// Where the live page is served.
     pub page: Option<PageEndpoint>,
+    /// Who the process is, and what it may touch.
+    pub process: Process,
     /// A file for the secrets of TLS connections, for decrypting captures. On the command line only.
     pub keylog: Option<PathBuf>,
 }
@@ -70,6 +80,8 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
+    /// The name of the socket, where it is handed over: `systemd:NAME`.
+    pub handed_over: Option<String>,
     /// Where its clients are carried to: tried in this order; at least one, each once.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.
@@ -79,6 +91,8 @@ pub struct Listener {
     /// Proxies that announce each client by the PROXY protocol. Where there are any, nobody else may connect, and `allow_from` and
     /// `deny_from` are about the clients that they announce.
     pub proxy_from: Vec<IpNet>,
+    /// How its socket is made.
+    pub socket: SocketOptions,
     /// What becomes of an STLS command on it, where it is plain.
     pub stls: StlsPolicy,
     /// How its clients' hop is protected.

@@ -1,5 +1,6 @@
 //! Whole configurations: files and flags together.
 
+mod handed_over;
 mod listener_tls;
 mod rules;
 
@@ -30,7 +31,7 @@ fn load_words(file: Option<&str>, arguments: &str) -> Result<Loaded, String> {
 }
 
 fn load_args(args: &RunArgs) -> Result<Loaded, String> {
-    let environment = Environment { state_directory: None, xdg_state_home: Some("/xdg".into()), home: None };
+    let environment = Environment { xdg_state_home: Some("/xdg".into()), ..Environment::default() };
     resolve::load_in(args, &environment).map_err(|faults| faults.to_string())
 }
 
@@ -330,6 +331,44 @@ fn several_listeners_cannot_be_replaced_by_a_flag() {
 }
 
 #[test]
+fn who_comes_by_a_proxy_may_be_anywhere() {
+    let listener = |settings: &str| format!("{UPSTREAM}[[listener]]\naddress = '{settings}\n");
+    let proxied = listener("1110'\nproxy_from = ['127.0.0.1']");
+    assert_eq!(faults(&proxied, ""), ["p.toml:4:11: the listener 127.0.0.1:1110 would let everybody log in without encryption"]);
+    let hint = load_words(Some(&proxied), "").unwrap_err();
+    assert!(hint.contains("which of the proxies' clients may come"), "{hint}");
+    let anybody = listener("1110'\nproxy_from = ['127.0.0.1']\nallow_from = ['any']");
+    let warnings = load_words(Some(&anybody), "").unwrap().warnings;
+    assert_eq!(warnings, ["the listener 127.0.0.1:1110 lets everybody in, and logins come from its proxies without encryption"]);
+    for everybody in ["any", "0.0.0.0/0", "::/0"] {
+        let file = listener(&format!("1110'\nallow_from = ['192.0.2.0/24']\nproxy_from = ['{everybody}']"));
+        assert_eq!(faults(&file, ""), ["p.toml:6:14: `proxy_from` would let everybody claim any address"]);
+    }
+}
+
+#[test]
+fn a_socket_is_made_as_it_makes_sense() {
+    let file = |settings: &str| format!("{UPSTREAM}[[listener]]\nallow_from = ['192.0.2.0/24']\n{settings}\n");
+    for (settings, said) in [
+        ("backlog = 0", "p.toml:5:11: this limit is out of its range"),
+        ("backlog = 65536", "p.toml:5:11: this limit is out of its range"),
+        ("device = ''", "p.toml:5:10: this is not the name of a network interface"),
+        ("device = 'an-interface-with-a-long-name'", "p.toml:5:10: this is not the name of a network interface"),
+        ("device = 'eth0/1'", "p.toml:5:10: this is not the name of a network interface"),
+        ("v6only = true", "p.toml:5:10: `v6only` is about IPv6, and this listener's address is not"),
+        ("v6only = false\naddress = '[::1]:1110'", "p.toml:5:10: one IPv6 address cannot take IPv4 clients"),
+    ] {
+        assert_eq!(faults(&file(settings), ""), [said], "{settings}");
+    }
+    for settings in
+        ["v6only = true\naddress = ':1110'", "v6only = false\naddress = '[::]:1110'", "v6only = true\naddress = '[::1]:1'"]
+    {
+        let listener = config(Some(&file(settings)), "").listeners.remove(0);
+        assert_eq!(listener.socket.v6only, Some(settings.contains("true")), "{settings}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let refused = load_words(None, "--config /nowhere/p.toml").unwrap_err();
     assert!(refused.contains("/nowhere/p.toml"), "{refused}");
@@ -342,6 +381,11 @@ const EVERYTHING: &str = "
     upstream = 'main'
     allow_from = ['192.0.2.0/24', '::1']
     deny_from = ['192.0.2.66', '127.0.0.2']
+    proxy_from = ['198.51.100.0/24', '127.0.0.1']
+    backlog = 7
+    device = 'eth1'
+    freebind = true
+    v6only = true
     stls = 'refuse'
     [[listener]]
     address = '[::1]:0'
@@ -448,7 +492,7 @@ fn keys_of_example(text: &str) -> BTreeSet<String> {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']).to_owned();
         } else if let Some((key, _)) = line.split_once(" = ")
-            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
+            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_')
         {
             keys.insert(format!("{section}.{key}"));
         }
@@ -568,7 +612,7 @@ fn trust_that_does_not_fit_together_is_refused_with_its_place() {
             "p.toml:3:8: cannot use the certificate in `@a.pem` with the key in `@b.key`: ".to_owned(),
         ),
         ("server_name = 'no name'", "p.toml:3:15: cannot use `no name` as the name of a TLS server".to_owned()),
-        ("proxy_protocol = 'v1'", "p.toml:3:18: unknown value `v1`".to_owned()),
+        ("proxy_protocol = 'v3'", "p.toml:3:18: unknown value `v3`".to_owned()),
     ] {
         let found = pems.faults("pop3s", settings);
         assert!(found.len() == 1 && found[0].starts_with(&said), "{settings}: {found:?}");

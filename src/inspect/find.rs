@@ -84,7 +84,7 @@ impl Finder {
                 continue;
             }
             let Some(head) = lines.head().filter(|head| head.session.starts_with(&prefix)) else { continue };
-            let heads_the_page = matches!(head.event.as_ref(), "opened" | "tls" | "session");
+            let heads_the_page = matches!(head.event.as_ref(), "opened" | "reached" | "tls" | "session");
             let Some(found) = self.entry(&head.session) else { continue };
             if let Some(segment) = events.filter(|segment| found.segments.last() != Some(segment)) {
                 found.segments.push(segment.clone());

@@ -101,15 +101,9 @@ impl ConnectError {
         match self {
             Self::Dial { cause: DialError::TimedOut { .. } | DialError::LookupTimedOut { .. }, .. } => "timeout-connect",
             Self::Dial { cause: DialError::Failed { attempts }, .. } => {
-                let all = |kind| attempts.iter().all(|attempt| attempt.kind == Some(kind));
-                match () {
-                    () if all(io::ErrorKind::ConnectionRefused) => "upstream-refused",
-                    () if all(io::ErrorKind::TimedOut) => "timeout-connect",
-                    () => "upstream-unreachable",
-                }
+                unconnected(|kind| attempts.iter().all(|attempt| attempt.kind == Some(kind)))
             }
-            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::ConnectionRefused, .. }, .. } => "upstream-refused",
-            Self::Dial { cause: DialError::Socket { kind: io::ErrorKind::TimedOut, .. }, .. } => "timeout-connect",
+            Self::Dial { cause: DialError::Socket { kind, .. }, .. } => unconnected(|wanted| *kind == wanted),
             Self::Nowhere | Self::Dial { .. } | Self::Announce { .. } | Self::Greeting { .. } | Self::Left { .. } => {
                 "upstream-unreachable"
             }
@@ -195,6 +189,17 @@ impl ConnectError {
             | Self::GreetingTimeout { .. }
             | Self::Left { .. } => true,
         }
+    }
+}
+
+/// The reason where no address could be connected to; `is` says whether that is what happened.
+fn unconnected(is: impl Fn(io::ErrorKind) -> bool) -> &'static str {
+    if is(io::ErrorKind::ConnectionRefused) {
+        "upstream-refused"
+    } else if is(io::ErrorKind::TimedOut) {
+        "timeout-connect"
+    } else {
+        "upstream-unreachable"
     }
 }
 

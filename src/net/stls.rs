@@ -205,6 +205,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_greeting_that_is_awaited_is_held_with_whatever_came_with_it() {
+        let octets = b"+OK ready <1@pop>\r\n+OK and more".as_slice();
+        for cut in 0..=octets.len() {
+            let (mut ours, mut theirs) = duplex(64);
+            let server = async move {
+                theirs.write_all(&octets[..cut]).await.unwrap();
+                tokio::task::yield_now().await;
+                theirs.write_all(&octets[cut..]).await.unwrap();
+            };
+            let mut held = Vec::new();
+            let (result, ()) = tokio::join!(await_greeting(&mut ours, &mut held), server);
+            assert!(result.is_ok() && held.starts_with(b"+OK ready <1@pop>\r\n"), "{cut}: {result:?}");
+            ours.read_to_end(&mut held).await.unwrap();
+            assert_eq!(held, octets, "{cut}: nothing is lost");
+        }
+    }
+
+    #[tokio::test]
     async fn octets_behind_the_reply_are_an_injection_wherever_they_are_cut() {
         let reply = b"+OK begin\r\n+OK yours\r\n".as_slice();
         // The cut right behind the first line is for the handshake to find: see the tests of `Connector`.

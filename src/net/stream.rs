@@ -253,7 +253,7 @@ mod tests {
         (ours.unwrap(), theirs.unwrap())
     }
 
-    async fn unix_pair() -> (Stream, Stream) {
+    fn unix_pair() -> (Stream, Stream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (Stream::of_unix(ours).unwrap(), Stream::of_unix(theirs).unwrap())
     }
@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_side_may_end_while_the_other_goes_on() {
-        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair().await, tls_pair().await] {
+        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair(), tls_pair().await] {
             ours.shutdown().await.unwrap();
             assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
             theirs.write_all(b"+OK bye\r\n").await.unwrap();
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn slices_are_written_at_once() {
-        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair().await, tls_pair().await] {
+        for (mut ours, mut theirs) in [tcp_pair().await, unix_pair(), tls_pair().await] {
             assert!(ours.is_write_vectored());
             let slices = [IoSlice::new(b"RETR "), IoSlice::new(b"1\r\n")];
             assert_eq!(ours.write_vectored(&slices).await.unwrap(), 8);

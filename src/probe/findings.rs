@@ -166,7 +166,7 @@ impl Findings {
             TlsMode::Plain if plain.is_some_and(|lines| announce(lines, "STLS")) => {
                 warnings.push("nothing is encrypted, and the server offers STLS: use `pop3+stls://`".to_owned());
             }
-            TlsMode::Plain if self.link.as_ref().is_some_and(|link| link.is_loopback) => {}
+            TlsMode::Plain if upstream.socket.is_some() || self.link.as_ref().is_some_and(|link| link.is_loopback) => {}
             TlsMode::Plain => warnings.push("nothing is encrypted: whoever is on the way reads passwords and mail".to_owned()),
             TlsMode::Stls => warnings.extend(plain.map_or_else(
                 || Some("the server does not tell its capabilities before TLS".to_owned()),

@@ -39,7 +39,8 @@ pub struct Script {
     latency_us: u64,
     /// Octets that were made up.
     made_up: usize,
-    was_implicit: bool,
+    /// How TLS stood before the greeting, where it did.
+    began: Option<TlsMode>,
     /// STLS was in a list of capabilities.
     listed_stls: bool,
     /// What became of STLS where the client asked for it.
@@ -135,7 +136,7 @@ impl Script {
             Body::Unsolicited(said) => self.unsolicited(&said, at_us.saturating_sub(before)),
             Body::ClientData(data) => self.client_data(&data, at_us),
             Body::Tls(tls) if tls.hop == Hop::Client => match tls.mode.as_str() {
-                "implicit" => self.was_implicit = true,
+                "implicit" => self.began = Some(TlsMode::Implicit),
                 _ => self.stls = Some(StatusWord::Ok),
             },
             Body::Command(command) if command.own || self.exchanges.len() >= MOST => {}
@@ -160,8 +161,8 @@ impl Script {
     /// How TLS began on the client's hop, or could have begun.
     #[must_use]
     pub fn tls(&self) -> TlsMode {
-        match (self.was_implicit, self.stls) {
-            (true, _) => TlsMode::Implicit,
+        match (self.began, self.stls) {
+            (Some(began), _) => began,
             (_, Some(StatusWord::Ok)) => TlsMode::Stls,
             (_, None) if self.listed_stls => TlsMode::Stls,
             _ => TlsMode::Plain,
@@ -396,8 +397,9 @@ impl<'a> Cursor<'a> {
             }
             (Keyword::Noop, None) => line("+OK"),
             (Keyword::Stls, None) => self.unrecorded_stls(),
-            (Keyword::Capa, None) if self.begin == Begin::Offered => {
-                Answer { listing: Some(b"STLS\r\nUSER\r\n.\r\n".as_slice().into()), ..line("+OK not in this recording") }
+            // Without a list nobody would ask for STLS, and with one before TLS there has to be one inside of it.
+            (Keyword::Capa, None) if self.begin != Begin::Never => {
+                Answer { listing: Some(self.capabilities(b"USER\r\n.\r\n")), ..line("+OK not in this recording") }
             }
             (Keyword::Quit, None) => Answer { then_close: true, ..line("+OK not in this recording, but goodbye") },
             _ => line("-ERR not in this recording"),

@@ -36,13 +36,34 @@ impl Caller {
         }
     }
 
-    /// Whether it is a proxy that speaks for itself, as with a health check.
+    /// Whether it is a proxy that speaks for itself, as with a health check: version 1 has no word for that, and names the
+    /// connection's own address.
     pub(crate) fn is_the_proxy(&self) -> bool {
-        self.said.is_some() && self.proxy.is_none()
+        self.said.is_some() && self.proxy.is_none_or(|proxy| proxy == self.address)
     }
 
     /// Without what only the beginning of a session needs.
     pub(crate) fn settled(self) -> Self {
         Self { said: None, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_speaks_for_itself_without_a_name_and_with_its_own() {
+        let (proxy, to) = ("198.51.100.4:40000".parse().unwrap(), "198.51.100.9:110".parse().unwrap());
+        for (named, expected) in [
+            (None, true),
+            (Some("198.51.100.4:40000"), true),
+            (Some("198.51.100.4:40001"), false),
+            (Some("192.0.2.1:40000"), false),
+        ] {
+            let addresses = named.map(|client| (client.parse().unwrap(), to));
+            assert_eq!(Caller::announced(proxy, addresses, schema::Announced::default()).is_the_proxy(), expected, "{named:?}");
+        }
+        assert!(!Caller::direct(proxy).is_the_proxy());
     }
 }

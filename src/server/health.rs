@@ -204,10 +204,10 @@ mod tests {
 
     const REST: Rest = Rest { first: Duration::from_secs(10), longest: Duration::from_secs(35) };
 
-    /// A failure, and how long the next try has to wait.
+    /// A failure, and how many seconds the next try has to wait.
     async fn fails(health: &Health, expected: u64) {
         health.try_it().expect("it may be tried").failed(Stage::Connected, REST);
-        advance(Duration::from_secs(expected) - Duration::from_millis(1)).await;
+        advance(Duration::from_millis(expected * 1000 - 1)).await;
         assert!(health.try_it().is_none(), "it rests for {expected} s");
         advance(Duration::from_millis(1)).await;
     }

@@ -67,12 +67,12 @@ impl<'a> Ways<'a> {
     }
 
     /// Those to `upstreams`, in their order.
-    pub(super) fn to_each(&mut self, upstreams: &[Arc<Upstream>]) -> Result<Arc<[Arc<Way>]>, StartError> {
-        upstreams.iter().map(|upstream| self.to(upstream)).collect()
+    pub(super) fn reach_each(&mut self, upstreams: &[Arc<Upstream>]) -> Result<Arc<[Arc<Way>]>, StartError> {
+        upstreams.iter().map(|upstream| self.reach(upstream)).collect()
     }
 
     /// The one to `upstream`, whose files are read when it is asked for first.
-    pub(super) fn to(&mut self, upstream: &Arc<Upstream>) -> Result<Arc<Way>, StartError> {
+    pub(super) fn reach(&mut self, upstream: &Arc<Upstream>) -> Result<Arc<Way>, StartError> {
         if let Some(way) = self.made.iter().find(|way| way.upstream == *upstream) {
             return Ok(Arc::clone(way));
         }

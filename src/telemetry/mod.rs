@@ -3,21 +3,19 @@
 
 mod counts;
 mod exposition;
+mod file;
 mod tally;
 
 use std::{
     env,
     io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::Duration,
 };
 
 use tracing::{Dispatch, Subscriber};
-use tracing_appender::{
-    non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard},
-    rolling::{RollingFileAppender, Rotation},
-};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{LevelFilter, ParseError},
@@ -27,10 +25,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::{Log, LogFormat, LogRotation};
+use crate::config::{Log, LogFormat};
 
 pub use counts::Counts;
 pub(crate) use exposition::{constant, counters, gauge, gauges};
+pub use file::LogFile;
 pub(crate) use tally::Tally;
 
 /// Starts logging, for the whole process and until the guard is dropped.
@@ -64,6 +63,15 @@ pub fn prepare(log: &Log, verbosity: i8, stderr_is_terminal: bool) -> Result<(Di
 pub struct Guard {
     worker: Option<WorkerGuard>,
     lost: ErrorCounter,
+    file: Option<LogFile>,
+}
+
+impl Guard {
+    /// The log's file, where it goes to one.
+    #[must_use]
+    pub fn file(&self) -> Option<LogFile> {
+        self.file.clone()
+    }
 }
 
 impl Drop for Guard {
@@ -172,11 +180,12 @@ const WAITING_LINES: usize = 4096;
 /// is counted and told at the end.
 fn open(log: &Log) -> Result<(NonBlocking, Guard), StartError> {
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).thread_name("poptap-log");
-    let (writer, worker) = match &log.file {
-        Some(path) => builder.finish(Batches::new(rolling_file(path, log.rotation)?)),
+    let file = log.file.as_ref().map(|path| LogFile::new(path, log.rotation));
+    let (writer, worker) = match &file {
+        Some(file) => builder.finish(Batches::new(file.writer()?)),
         None => builder.finish(Batches::new(io::stderr())),
     };
-    let guard = Guard { worker: Some(worker), lost: writer.error_counter() };
+    let guard = Guard { worker: Some(worker), lost: writer.error_counter(), file };
     Ok((writer, guard))
 }
 
@@ -206,23 +215,6 @@ impl<W: Write> Write for Batches<W> {
     }
 }
 
-fn rolling_file(path: &Path, rotation: LogRotation) -> Result<RollingFileAppender, StartError> {
-    let failed = |source| StartError::File { path: path.to_owned(), source };
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The appender would create it, and a misspelt path would go unnoticed.
-    if !directory.is_dir() {
-        return Err(failed(io::ErrorKind::NotFound.into()));
-    }
-    let rotation = match rotation {
-        LogRotation::Daily => Rotation::DAILY,
-        LogRotation::Hourly => Rotation::HOURLY,
-        LogRotation::Never => Rotation::NEVER,
-    };
-    let appender = RollingFileAppender::builder().rotation(rotation).filename_prefix(name.to_string_lossy());
-    appender.build(directory).map_err(|error| failed(io::Error::other(error)))
-}
-
 fn subscriber(filter: EnvFilter, format: LogFormat, colour: bool, writer: NonBlocking) -> impl Subscriber + Send + Sync {
     let lines = fmt::layer().with_writer(writer).with_ansi(colour);
     let layer = match format {
@@ -237,6 +229,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::config::LogRotation;
 
     fn log(file: PathBuf, format: LogFormat) -> Log {
         Log { file: Some(file), rotation: LogRotation::Never, format, filter: "info".to_owned() }
@@ -280,6 +273,31 @@ mod tests {
             let written = fs::read_to_string(&path).unwrap();
             assert!(written.contains(expected) && !written.contains("unheard"), "{written}");
         }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew_and_no_line_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("poptap.log"), directory.path().join("poptap.log.1"));
+        let (writer, guard) = open(&log(path.clone(), LogFormat::Text)).unwrap();
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("info"), LogFormat::Text, false, writer), || {
+            tracing::info!("one");
+            fs::rename(&path, &old).unwrap();
+            guard.file().unwrap().reopen().unwrap();
+            tracing::info!("two");
+            // The lines before it are behind the writer when the new file is the one that it writes to.
+            while fs::read_to_string(&path).unwrap().is_empty() {
+                tracing::info!("three");
+                thread::yield_now();
+            }
+        });
+        let file = guard.file().unwrap();
+        drop(guard);
+        let [before, after] = [&old, &path].map(|path| fs::read_to_string(path).unwrap());
+        assert!(before.contains("one") && !after.contains("one"), "{before} {after}");
+        assert_eq!((before + &after).matches("two").count(), 1);
+        fs::remove_dir_all(directory.path()).unwrap();
+        assert!(file.reopen().unwrap_err().to_string().contains("poptap.log"));
     }
 
     /// Each write, by itself.

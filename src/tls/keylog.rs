@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
@@ -29,10 +30,19 @@ impl KeyLog {
     ///
     /// When it cannot be created or written to, is no regular file (a symbolic link is none), or others may read it.
     pub fn open(path: &Path) -> Result<Self, KeyLogError> {
-        let failed = |cause| KeyLogError { path: path.to_owned(), cause };
-        let file = open(path).map_err(|error| failed(Cause::new(error)))?;
-        judge(&file.metadata().map_err(|error| failed(Cause::Io(error)))?).map_err(failed)?;
+        let file = ArcSwap::from_pointee(open_judged(path)?);
         Ok(Self { writer: Arc::new(Writer { path: path.to_owned(), file, failed: AtomicBool::new(false) }) })
+    }
+
+    /// Opens the file anew, after it was moved away for example. Connections that there are write to the new one too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`KeyLog::open`]; the old file stays in use then.
+    pub fn reopen(&self) -> Result<(), KeyLogError> {
+        self.writer.file.store(Arc::new(open_judged(&self.writer.path)?));
+        self.writer.failed.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What rustls writes to.
@@ -74,7 +84,7 @@ impl Cause {
 #[derive(Debug)]
 struct Writer {
     path: PathBuf,
-    file: File,
+    file: ArcSwap<File>,
     failed: AtomicBool,
 }
 
@@ -83,7 +93,7 @@ impl rustls::KeyLog for Writer {
     /// is for watching connections, and must not break them.
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
         let line = line(label, client_random, secret);
-        let written = (&self.file)
+        let written = (&**self.file.load())
             .write(&line)
             .and_then(|count| if count == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) });
         if let Err(error) = written
@@ -93,6 +103,13 @@ impl rustls::KeyLog for Writer {
             tracing::error!("cannot write TLS secrets to `{path}`: {error}; connections go on, some cannot be decrypted");
         }
     }
+}
+
+fn open_judged(path: &Path) -> Result<File, KeyLogError> {
+    let failed = |cause| KeyLogError { path: path.to_owned(), cause };
+    let file = open(path).map_err(|error| failed(Cause::new(error)))?;
+    judge(&file.metadata().map_err(|error| failed(Cause::Io(error)))?).map_err(failed)?;
+    Ok(file)
 }
 
 /// Neither follows a symbolic link nor waits for a pipe's reader.
@@ -157,6 +174,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_moved_away_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("keys"), folder.path().join("keys.1"));
+        let log = KeyLog::open(&path).unwrap();
+        let writer = log.writer();
+        writer.log("A", &[1], &[2]);
+        fs::rename(&path, &old).unwrap();
+        log.reopen().unwrap();
+        writer.log("B", &[1], &[2]);
+        assert_eq!([&old, &path].map(|path| fs::read_to_string(path).unwrap()), ["A 01 02\n", "B 01 02\n"]);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(log.reopen().unwrap_err().to_string().contains("others may read it"));
+        writer.log("C", &[1], &[2]);
+        assert!(fs::read_to_string(&path).unwrap().ends_with("C 01 02\n"), "the old one stays in use");
+    }
+
+    #[test]
     fn a_file_that_others_may_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
@@ -188,7 +222,11 @@ mod tests {
     fn a_write_that_fails_breaks_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         // Open for reading only, so that every write fails.
-        let writer = Writer { path: "keys".into(), file: File::open(file.path()).unwrap(), failed: AtomicBool::new(false) };
+        let writer = Writer {
+            path: "keys".into(),
+            file: ArcSwap::from_pointee(File::open(file.path()).unwrap()),
+            failed: AtomicBool::new(false),
+        };
         rustls::KeyLog::log(&writer, "CLIENT_RANDOM", &[1], &[2]);
         rustls::KeyLog::log(&writer, "CLIENT_RANDOM", &[1], &[2]);
         assert!(writer.failed.load(Ordering::Relaxed));

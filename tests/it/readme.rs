@@ -22,11 +22,14 @@ const DOCUMENTS: &[&str] = &[
     "docs/export.md",
     "docs/filters.md",
     "docs/limits.md",
+    "docs/listeners.md",
     "docs/metrics.md",
     "docs/policy.md",
     "docs/probe.md",
     "docs/replay.md",
+    "docs/service.md",
     "docs/transcript.md",
+    "docs/upgrade.md",
     "docs/upstreams.md",
     "docs/web.md",
     "certs/README.md",
@@ -67,7 +70,21 @@ fn every_flag_exists() {
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
     // Of cargo, cargo-deny, the test runner, curl, systemctl and benches/compare.
-    let others = ["release", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "now", "install"];
+    let others = [
+        "release",
+        "offline",
+        "path",
+        "lib",
+        "test",
+        "all-targets",
+        "locked",
+        "version",
+        "cacert",
+        "ssl-reqd",
+        "now",
+        "install",
+        "kill-whom",
+    ];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {
@@ -236,10 +253,16 @@ fn the_reasons_of_ends_are_listed() {
     let (_, listed) = page.split_once("Values of `reason`").unwrap();
     let listed = listed.split("##").next().unwrap();
     let reason = Regex::new(r#"(?:ended|closed)\("[a-z]+", "([a-z-]+)"|Refusal::[A-Za-z]+ => \("([a-z-]+)"|(?:Ending|Limit)::[A-Za-z]+ => "([a-z-]+)"|=> "((?:upstream|timeout)-[a-z-]+)""#).unwrap();
-    let sources: String =
-        ["src/session.rs", "src/session/closing.rs", "src/session/secure.rs", "src/net/error.rs", "src/record/recorder.rs"]
-            .map(read)
-            .concat();
+    let sources: String = [
+        "src/session.rs",
+        "src/session/announced.rs",
+        "src/session/closing.rs",
+        "src/session/secure.rs",
+        "src/net/error.rs",
+        "src/record/recorder.rs",
+    ]
+    .map(read)
+    .concat();
     let found: BTreeSet<_> =
         reason.captures_iter(&sources).map(|found| found.iter().skip(1).flatten().next().unwrap().as_str()).collect();
     assert!(found.len() > 15, "{found:?}");

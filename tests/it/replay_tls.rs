@@ -112,9 +112,11 @@ fn stls_is_played_and_what_comes_before_tls_never_counts_inside() {
     assert_eq!(replay.listen, format!("pop3+stls://{}", replay.address));
     let mut client = Client::to(replay.address);
     assert_eq!([client.line(), client.ask("CAPA")], ["+OK ready\r\n", "+OK not in this recording\r\n"]);
-    assert_eq!(client.body(), ["STLS", "USER"]);
+    assert_eq!(client.body(), ["USER", "STLS"]);
     assert_eq!(client.ask("STLS"), "+OK begin\r\n");
     let mut client = Secure::over(client.0, &store.papers.trust).unwrap();
+    assert_eq!(client.ask("CAPA"), "+OK not in this recording\r\n");
+    assert_eq!([client.line(), client.line()], ["USER\r\n", ".\r\n"]);
     assert_eq!([client.ask("STAT"), client.ask("STLS")], ["+OK 2 200\r\n", "-ERR TLS stands already\r\n"]);
 
     let mut pipelined = Client::to(replay.address);

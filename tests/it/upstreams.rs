@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     http::get,
-    outside::{MESSAGE, PATIENCE, Poptap, SECRET, Server, converse, listen, read_line, tls},
+    outside::{MESSAGE, PATIENCE, Poptap, SECRET, Server, command, converse, listen, read_line, run, tls},
     secure::Papers,
 };
 
@@ -33,7 +33,7 @@ fn configuration(upstreams: &[(&str, String)], timeouts: &str) -> String {
     let names: Vec<_> = upstreams.iter().map(|(name, _)| *name).collect();
     let mut text = format!("[timeouts]\n{timeouts}[[listener]]\naddress = '127.0.0.1:0'\nupstream = {names:?}\n");
     for (name, keys) in upstreams {
-        text += &format!("[[upstream]]\nname = '{name}'\n{keys}\n");
+        text.extend(["[[upstream]]\nname = '", name, "'\n", keys, "\n"]);
     }
     text
 }
@@ -89,6 +89,14 @@ fn session(poptap: &Poptap) {
     client.log_in();
     client.say(b"QUIT\r\n");
     assert_eq!(client.rest(), "+OK\r\n");
+}
+
+/// What `sessions show` prints of the last session, once its end is recorded.
+fn shown(poptap: &Poptap) -> String {
+    let store = poptap.store.to_str().unwrap();
+    let show = || run(command(&poptap.store).args(["sessions", "show", "--last", "--transcript", store])).stdout;
+    let mut asked = std::iter::repeat_with(|| String::from_utf8(show()).unwrap()).take(500);
+    asked.find(|text| text.contains("\n== ")).expect("the session's end is recorded")
 }
 
 #[test]
@@ -168,6 +176,9 @@ fn one_that_failed_rests_and_is_not_touched() {
         session(&poptap);
     }
     assert_eq!((first.accepted(), second.accepted()), (1, 4));
+    let shown = shown(&poptap);
+    assert!(shown.contains("\nupstream  second, plain\n"), "the heading names the one that served: {shown}");
+    assert!(shown.contains("-- carried to second, since not long ago there was no answer from first"), "{shown}");
     let left = poptap.stop();
     assert_eq!(left.count("unreached", "upstream", "first"), 1);
     let reached: Vec<_> = left.events.iter().filter(|event| event["event"] == "reached").collect();

@@ -20,6 +20,7 @@ mod evasions;
 mod export;
 mod fail2ban;
 mod fetch;
+mod haproxy;
 mod harness;
 mod keylog;
 mod limits;

@@ -9,20 +9,16 @@ use std::{
 use ipnet::IpNet;
 use toml::Spanned;
 
-use crate::config::{
-    AllowFrom, Listener, TlsMode, Upstream,
-    address::{ListenAddress, Network},
-    fault::Fault,
-    file::ListenerSection,
-};
+use crate::config::{AllowFrom, ListenPlace, Listener, TlsMode, Upstream, address::Network, fault::Fault, file::ListenerSection};
 
 use super::Resolver;
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
-        for (address, section) in self.addresses(sections) {
+        for (place, section) in self.addresses(sections) {
             let span = address_span(section);
+            let Some((address, handed_over)) = self.located(&place, &listeners, span.clone()) else { continue };
             if address.address.port() != 0 && listeners.iter().any(|other| other.address == address.address) {
                 let message = format!("two listeners have the address {}", address.address);
                 self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
@@ -40,14 +36,17 @@ impl Resolver<'_> {
             let reach = Reach { address: address.address, may_be_plain, proxied: !proxy_from.is_empty() };
             let allow_from = self.allow_from(reach, raw.and_then(|raw| raw.allow_from.as_deref()), span);
             let deny_from = self.deny_from(raw);
+            let socket = self.socket(address.address, raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             if !reached.is_empty() {
                 listeners.push(Listener {
                     address: address.address,
+                    handed_over,
                     upstreams: reached,
                     allow_from,
                     deny_from,
                     proxy_from,
+                    socket,
                     stls,
                     tls: address.tls,
                     demand,
@@ -80,10 +79,10 @@ impl Resolver<'_> {
     fn addresses<'s>(
         &mut self,
         sections: &'s [Spanned<ListenerSection>],
-    ) -> Vec<(ListenAddress, Option<&'s Spanned<ListenerSection>>)> {
+    ) -> Vec<(ListenPlace, Option<&'s Spanned<ListenerSection>>)> {
         if self.args.listen.is_empty() {
             return match sections {
-                [] => vec![(ListenAddress::DEFAULT, None)],
+                [] => vec![(ListenPlace::DEFAULT, None)],
                 _ => sections.iter().filter_map(|section| Some((self.address(section)?, Some(section)))).collect(),
             };
         }
@@ -91,14 +90,14 @@ impl Resolver<'_> {
             let message = format!("`--listen` cannot replace {} listeners: it is unclear whose settings hold", sections.len());
             self.fault(Fault::new(message, "leave one `[[listener]]` in the file, or leave out `--listen`"), Some(second.span()));
         }
-        self.args.listen.iter().map(|&address| (address, sections.first())).collect()
+        self.args.listen.iter().map(|place| (place.clone(), sections.first())).collect()
     }
 
-    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<ListenAddress> {
+    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<ListenPlace> {
         match &section.get_ref().address {
-            Some(address) => Some(*address.get_ref()),
+            Some(place) => Some(place.get_ref().clone()),
             None if self.is_broken(&["address"]) => None,
-            None => Some(ListenAddress::DEFAULT),
+            None => Some(ListenPlace::DEFAULT),
         }
     }
 

@@ -1,12 +1,15 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
+mod handed_over;
 mod http;
 mod limits;
 mod listener;
 mod probe;
+mod process;
 mod rules;
 mod server_tls;
 mod shield;
+mod socket;
 mod transcript;
 mod trust;
 mod upstream;
@@ -116,8 +119,9 @@ impl<'a> Resolver<'a> {
         let limits = self.limits(&file.limits);
         let log = self.log(&file.log);
         let (metrics, page) = (self.metrics(&file.metrics), self.page(&file.web));
-        let limits = Arc::new(limits);
-        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, keylog: self.keylog() }
+        let (limits, process) = (Arc::new(limits), self.process(&file.process));
+        let keylog = self.keylog();
+        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, process, keylog }
     }
 
     fn anomalies(&self, section: &PolicySection) -> Anomalies {

@@ -120,7 +120,9 @@ fn learn(record: &Record, names: &mut Names) {
         Body::Opened(opened) => learn(&Some(opened.upstream.clone())),
         Body::Unreached(unreached) => learn(&Some(unreached.upstream.clone())),
         Body::Reached(reached) => {
-            reached.resting.iter().chain([&reached.upstream]).cloned().map(Some).for_each(|name| learn(&name))
+            for name in reached.resting.iter().chain([&reached.upstream]) {
+                learn(&Some(name.clone()));
+            }
         }
         Body::Tls(tls) => [&tls.sni, &tls.subject, &tls.issuer].into_iter().for_each(learn),
         Body::Command(command) => learn(&command.user),

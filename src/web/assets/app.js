@@ -70,6 +70,7 @@ function begin(records) {
 
 function update(session, record) {
   switch (record.event) {
+    case "reached": session.upstream = record.upstream; break;
     case "opened": Object.assign(session, { client: record.client, listener: record.listener, upstream: record.upstream, revealed: record.credentials_revealed }); break;
     case "command":
       if (!record.own) session.commands += 1;

@@ -36,6 +36,8 @@ function said(record) {
 function words(record) {
   switch (record.event) {
     case "opened": return ["--", "", `${record.client} → ${record.listener} → ${record.upstream}${record.credentials_revealed ? "; PASSWORDS ARE SHOWN" : ""}`];
+    case "unreached": return ["!!", "", `${record.upstream} does not serve: ${record.detail}`, "anomaly"];
+    case "reached": return ["--", "", `carried to ${record.upstream}${record.resting ? `, since not long ago there was no answer from ${record.resting.join(", ")}` : ""}`];
     case "tls": return ["--", "", `TLS with the ${record.hop === "client" ? "client" : "server"} (${record.mode}): ${record.version}, ${record.cipher}${record.subject ? `; certificate ${record.subject}` : ""}`];
     case "greeting": case "unsolicited": return ["S:", ...said(record), record.status === "-ERR" ? "err" : ""];
     case "command": return [record.own ? "P:" : "C:", ...said(record)];

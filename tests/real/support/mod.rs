@@ -7,6 +7,7 @@ pub(crate) mod connection;
 pub(crate) mod courier;
 pub(crate) mod cyrus;
 pub(crate) mod dovecot;
+pub(crate) mod haproxy;
 pub(crate) mod inetd;
 pub(crate) mod mailbox;
 pub(crate) mod mailutils;
