@@ -179,7 +179,7 @@ impl Anomaly {
     #[must_use]
     pub fn of_opaque(reason: OpaqueReason) -> Option<Self> {
         match reason {
-            OpaqueReason::StartTls | OpaqueReason::SecurityLayer => None,
+            OpaqueReason::StartTls | OpaqueReason::TlsPassed | OpaqueReason::SecurityLayer => None,
             OpaqueReason::UnexpectedLine => Some(Self::UnexpectedLine),
             OpaqueReason::TooManyReplies => Some(Self::TooManyReplies),
             OpaqueReason::AmbiguousCommand => Some(Self::AmbiguousCommand),

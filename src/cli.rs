@@ -3,6 +3,7 @@
 mod anomalies;
 mod export;
 mod http;
+mod intercept;
 mod replay;
 mod rules;
 mod sessions;
@@ -14,12 +15,13 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64Val
 use clap_complete::Shell;
 
 use crate::config::{
-    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenAddress, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
+    ApopPolicy, Argument, CommandWord, ContentPolicy, ListenPlace, LogFormat, Network, StlsPolicy, UpstreamUrl, XclientPolicy,
 };
 
 pub use anomalies::AnomalyArgs;
 pub use export::{ExportArgs, ScrubArgs};
 pub use http::HttpArgs;
+pub use intercept::{InterceptCommand, ShowRulesArgs};
 pub use replay::{DiffArgs, ReplayArgs, ReplayTiming};
 pub use rules::{At, Expected, RulesCommand, RulesTestArgs};
 pub use sessions::{FollowArgs, GrepArgs, ListArgs, ShowArgs, WhichArgs};
@@ -125,6 +127,9 @@ pub enum Command {
     /// Make an authority of your own, and certificates that it vouches for.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Lead connections here that are meant for others.
+    #[command(subcommand)]
+    Intercept(InterceptCommand),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.
@@ -151,10 +156,10 @@ pub struct RunArgs {
     /// Where to listen: `ADDR:PORT`, `PORT` for loopback, `:PORT` for all interfaces [default: 127.0.0.1:1110].
     ///
     /// With `pop3s://` in front, clients speak TLS from the first octet; with `pop3+stls://` they may start it with STLS.
-    /// May be given several times. Port 0 lets the system choose; the choice is printed. On addresses other than
+    /// `systemd:NAME` takes a socket that the service manager hands over. May be given several times. Port 0 lets the system choose; the choice is printed. On addresses other than
     /// loopback, say who may come with `--allow-from` where logins may cross that network in clear.
-    #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenAddress>::new(), help_heading = "Client side")]
-    pub listen: Vec<ListenAddress>,
+    #[arg(short, long, value_name = "ADDR", value_parser = Argument::<ListenPlace>::new(), help_heading = "Client side")]
+    pub listen: Vec<ListenPlace>,
     /// Who may connect besides this host: a network such as 192.0.2.0/24, or `any`; may be given several times.
     #[arg(long, value_name = "CIDR|any", value_parser = Argument::<Network>::new(), help_heading = "Client side")]
     pub allow_from: Vec<Network>,
@@ -219,6 +224,13 @@ pub struct RunArgs {
     /// What is served over HTTP.
     #[command(flatten)]
     pub http: HttpArgs,
+
+    /// Become this user when everything is bound. poptap must have been started as root.
+    #[arg(long, value_name = "USER", help_heading = "Process")]
+    pub user: Option<String>,
+    /// Become this group [default: the user's own].
+    #[arg(long, value_name = "GROUP", help_heading = "Process")]
+    pub group: Option<String>,
 
     /// Write the secrets of every TLS connection to a file, so that Wireshark can decrypt a capture. Think twice.
     #[arg(long, value_name = "FILE", help_heading = "Log")]

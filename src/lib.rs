@@ -41,6 +41,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | what a person may type; the same, resolved and validated once |
 //! | [`commands`] | what each command does, and its exit code |
+//! | [`confine`] | what the process gives up once its sockets are bound |
 //! | [`server`], `session` | listeners, draining; one client's life from accept to close |
 //! | [`admission`] | how many sessions and refused logins an address or a user has, and what is too much |
 //! | [`relay`] | the poll loop, how streams end, time limits |
@@ -64,6 +65,7 @@ pub mod anomaly;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod confine;
 pub mod demo;
 pub mod escape;
 pub mod inspect;

@@ -6,21 +6,26 @@ mod caller;
 mod common;
 pub(crate) mod health;
 mod inherited;
+mod interception;
 mod reload;
 mod socket;
+mod upgrade;
 mod way;
 
 pub(crate) use caller::Caller;
 pub use inherited::{InheritError, Inherited, Local, Unfit};
+pub(crate) use interception::{Interception, Led};
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use socket::listen;
+pub(crate) use upgrade::handed;
+pub use upgrade::{Answer, Handed, Offer, Succession, SuccessionError};
 pub use way::{Standing, Way};
 
 use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,6 +33,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use socket2::Socket;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -37,12 +43,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use accept::{Trouble, accept};
 use common::{Common, OpenMemory};
-use socket::{bind_hint, listen_with};
+use socket::{bind_hint, listen_prepared};
 use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, Routing, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{
+        AllowFrom, Anomalies, Config, Limits, Listener, Routing, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode,
+        Upstream,
+    },
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -89,6 +98,8 @@ pub(crate) struct House {
     trouble: Trouble,
     /// Every listener that is wanted, in the order of the configuration.
     routes: Mutex<Vec<Arc<Route>>>,
+    /// Held by the reload that is under way.
+    reloading: Mutex<()>,
     /// Where a reload sends the listeners that it has added.
     adding: mpsc::UnboundedSender<Bound>,
 }
@@ -99,6 +110,10 @@ struct Route {
     address: SocketAddr,
     /// The address that was asked for.
     asked_for: SocketAddr,
+    /// What its socket is called when it is handed over.
+    name: String,
+    /// Closed when nobody accepts from it any more.
+    handle: Weak<TcpListener>,
     /// How the socket was made.
     socket: SocketOptions,
     /// Exchanged at a reload; a session keeps those that it began with.
@@ -127,6 +142,8 @@ pub(crate) struct Terms {
     pub(crate) rules: Arc<Rules>,
     pub(crate) anomalies: Anomalies,
     pub(crate) memory: Option<Arc<Memory>>,
+    /// There where it takes connections that were meant for others.
+    pub(crate) interception: Option<Interception>,
     allow_from: AllowFrom,
     deny_from: Vec<IpNet>,
     /// There where clients are announced by proxies, and by nobody else.
@@ -157,6 +174,8 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Sessions are closed at once.
     pub close: CancellationToken,
+    /// Another process accepts in place of this one. Cancelled before `drain` is.
+    pub replaced: CancellationToken,
 }
 
 /// Why a server could not start.
@@ -213,11 +232,23 @@ pub(crate) enum Refusal {
 }
 
 impl Server {
-    /// Prepares TLS and binds every listener.
+    /// Binds every listener that was not handed over, without a runtime and without accepting: [`Server::bind`] takes it from
+    /// `sockets`.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), StartError> {
+        config.listeners.iter().try_for_each(|listener| {
+            let reserved = sockets.reserve(listener.address, |_| open(listener));
+            reserved.map_err(|source| StartError::Bind { address: listener.address, source })
+        })
+    }
+
+    /// Prepares TLS, and binds every listener that is not in `sockets`.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays bound.
-    pub fn bind(config: &Config, store: Store, stop: Stop) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, store: Store, stop: Stop, sockets: &mut Inherited) -> Result<Self, StartError> {
         let (adding, added) = mpsc::unbounded_channel();
         let key_log = config.keylog.as_deref().map(KeyLog::open).transpose()?;
         let house = House {
@@ -228,18 +259,19 @@ impl Server {
             cut_short: AtomicUsize::new(0),
             key_log,
             admission: Arc::new(Admission::new(config.limits.tracked_addresses)),
-            memory: OpenMemory::default(),
+            memory: OpenMemory::new(sockets.is_shared_with_predecessor()),
             fixed: Arc::clone(&config.limits),
             permits: Arc::new(Semaphore::new(config.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             deaf: AtomicUsize::new(0),
             trouble: Trouble::default(),
             routes: Mutex::default(),
+            reloading: Mutex::default(),
             adding,
         };
         let common = Common::new(config, &house.memory)?;
         let mut ways = Ways::new(&house, Vec::new());
-        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house));
+        let bound = config.listeners.iter().map(|listener| bind(listener, &common, &mut ways, &house, sockets));
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         *house.routes() = bound.iter().map(|(_, route)| Arc::clone(route)).collect();
         Ok(Self { bound, added, house: Arc::new(house) })
@@ -334,6 +366,11 @@ async fn drain(sessions: &TaskTracker, house: &House) -> usize {
 }
 
 impl Terms {
+    /// Whether clients have to begin with TLS: then a line in clear would be noise to them.
+    pub(crate) fn begins_with_tls(&self) -> bool {
+        self.tls == TlsMode::Implicit || self.demand == TlsDemand::Pass
+    }
+
     /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
     pub(crate) fn first_choice(&self) -> &str {
         self.ways.first().map_or("", |way| &way.upstream.name)
@@ -364,35 +401,55 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Bound, StartError> {
+fn bind(
+    listener: &Listener,
+    common: &Common,
+    ways: &mut Ways<'_>,
+    house: &House,
+    sockets: &mut Inherited,
+) -> Result<Bound, StartError> {
     let mut terms = terms(listener, common, ways, house)?;
-    let socket = listen_with(listener.address, &listener.socket)
-        .map_err(|source| StartError::Bind { address: listener.address, source })?;
+    let socket = sockets.take_at(listener.address).map_or_else(|| open(listener), Ok);
+    let socket = socket.and_then(|socket| TcpListener::from_std(socket.into()));
+    let socket = socket.map_err(|source| StartError::Bind { address: listener.address, source })?;
     terms.address = socket.local_addr().unwrap_or(listener.address);
+    let socket = Arc::new(socket);
     let route = Route {
         address: terms.address,
         asked_for: listener.address,
+        name: listener.handed_over.clone().unwrap_or_else(|| listener.address.to_string()),
+        handle: Arc::downgrade(&socket),
         socket: listener.socket.clone(),
         terms: ArcSwap::from_pointee(terms),
         unwanted: CancellationToken::new(),
     };
-    Ok((Arc::new(socket), Arc::new(route)))
+    Ok((socket, Arc::new(route)))
+}
+
+/// Binds a listener as it is configured. It takes no runtime, and at the start it is done with all privileges.
+fn open(listener: &Listener) -> io::Result<Socket> {
+    listen_prepared(listener.address, &listener.socket, |socket| interception::prepare(socket, listener))
 }
 
 /// Reads what TLS takes on both hops.
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
+    let interception = Interception::new(listener, Arc::clone(&common.own), ways)?;
+    let mut to = |upstreams: &[Arc<Upstream>]| -> Result<Arc<[Arc<Way>]>, StartError> {
+        let ways = ways.reach_each(upstreams)?;
+        Ok(ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect())
+    };
     let routing = match &listener.routing {
-        Some(routing) => Some((Arc::new(routing.clone()), ways.reach_each(&routing.targets)?)),
+        Some(routing) => Some((Arc::new(routing.clone()), to(&routing.targets)?)),
         None => None,
     };
-    let ways = ways.reach_each(&listener.upstreams)?;
+    let ways = to(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
     let (allow_from, deny_from) = (listener.allow_from.clone(), listener.deny_from.clone());
     let proxy_from = listener.proxy_from.clone();
-    let Common { limits, rules, anomalies, memory } = common.clone();
+    let Common { limits, rules, anomalies, memory, .. } = common.clone();
     Ok(Terms {
         address,
         ways,
@@ -406,6 +463,7 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
         rules,
         anomalies,
         memory,
+        interception,
         allow_from,
         deny_from,
         proxy_from,

@@ -2,11 +2,14 @@
 
 mod announced;
 mod closing;
+mod misdirected;
 mod reach;
 mod routing;
 mod secure;
+mod unread;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex},
     task::Poll,
 };
@@ -15,7 +18,7 @@ use tokio::io::Interest;
 
 use crate::{
     admission::Visit,
-    config::{TlsMode, Upstream},
+    config::{TlsDemand, TlsMode, Upstream},
     net::{ConnectError, Connected, Origin, Stream},
     policy::{self, Facts, ListenerHop, Policy, Settings},
     pop3::Peer,
@@ -30,6 +33,7 @@ use closing::{
     close, cut_off, cut_short, describe, dismissed, ended, is_client_there, is_cut, last_line, last_words, objection, strict,
     strict_line, ungreeted,
 };
+use misdirected::{Whither, turn_away};
 use reach::{reach, settle};
 use secure::{Mode, secure};
 
@@ -58,19 +62,30 @@ pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: 
 /// Up to the point where octets can be relayed; `None` where there is no session.
 async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a House, visit: Visit) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
-    let mut recorder = open(&caller, terms, house);
-    let caller = caller.settled();
+    let whither = Whither::of(&client, terms);
+    let mut recorder = open(&caller, terms, house, &whither);
+    let caller = Caller { destination: caller.destination.or(whither.destination), ..caller.settled() };
     let proxy = caller.proxy.map(tracing::field::display);
-    tracing::info!(session = recorder.id(), client = %caller.address, proxy, upstream = terms.first_choice(), "session opened");
+    tracing::info!(session = recorder.id(), client = %caller.address, proxy, upstream = whither.upstream(terms), "session opened");
+    let led = match whither.led {
+        Ok(led) => led,
+        Err(error) => return turn_away(client, &error, terms, *recorder).await,
+    };
+    let dialled = led.as_ref().and_then(|led| led.dialled);
+    if terms.demand == TlsDemand::Pass {
+        let client = Client { stream: client, caller, tls: None, visit, dialled };
+        Box::pin(unread::carry(client, led, recorder, terms, house)).await;
+        return None;
+    }
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
-            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit },
+            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit, dialled },
             Err(closed) => return close_unsecured(*recorder, closed),
         },
-        _ => Client { stream: client, caller, tls: None, visit },
+        _ => Client { stream: client, caller, tls: None, visit, dialled },
     };
     let reached = tokio::select! {
-        reached = reach(&client, terms, &terms.ways, &mut recorder) => reached,
+        reached = reach(&client, led, terms, &terms.ways, &mut recorder) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -87,6 +102,8 @@ struct Client {
     tls: Option<Box<schema::Tls>>,
     /// Counts the session for as long as it lasts; the filter tells it of logins.
     visit: Arc<Mutex<Visit>>,
+    /// Whom it wanted to reach, where that address is dialled.
+    dialled: Option<SocketAddr>,
 }
 
 async fn connect(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, ConnectError> {
@@ -114,17 +131,18 @@ pub(crate) async fn refuse(client: Stream, caller: &Caller, terms: &Terms, house
         Refusal::TooMany => ("-ERR [SYS/TEMP] too many connections, try again later\r\n", None),
         Refusal::NoTranscript => ("-ERR [SYS/TEMP] the transcript cannot be written, try again later\r\n", None),
     };
-    let recorder = open(caller, terms, house);
+    let recorder = open(caller, terms, house, &Whither::of(&client, terms));
     // Where TLS comes first, a line in clear would be noise, and a handshake for it work that anybody can ask for.
-    last_words(client, if terms.tls == TlsMode::Implicit { "" } else { line }).await;
+    last_words(client, if terms.begins_with_tls() { "" } else { line }).await;
     close(*recorder, schema::Closed { detail, ..ended("poptap", refusal.reason()) });
 }
 
-fn open(caller: &Caller, terms: &Terms, house: &House) -> Box<Recorder> {
+fn open(caller: &Caller, terms: &Terms, house: &House, whither: &Whither) -> Box<Recorder> {
     let mut recorder = Box::new(house.store.recorder(schema::Opened {
         client: caller.address.to_string(),
         listener: terms.address.to_string(),
-        upstream: terms.first_choice().to_owned(),
+        destination: whither.destination.map(|destination| destination.to_string()),
+        upstream: whither.upstream(terms).to_owned(),
         proxied_by: caller.proxy.map(|proxy| proxy.to_string()),
         announced: caller.said.clone(),
         credentials_revealed: false,
@@ -284,7 +302,7 @@ fn policy(client: &Client, terms: &Terms, upstream: &str, settings: Settings) ->
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
-        upstream: upstream.into(),
+        upstream: client.dialled.map_or_else(|| upstream.to_owned(), |there| format!("{upstream} {there}")).into(),
         visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))

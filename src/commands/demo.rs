@@ -17,7 +17,7 @@ use tokio::{
 use super::{Failure, exit, run};
 use crate::{
     cli::{RunArgs, Verbosity},
-    config::{self, Config, ListenAddress, TlsMode},
+    config::{self, Config, ListenPlace, TlsMode},
     demo::{Invitation, Mailbox, converse, serve_listener},
     server::Stop,
     telemetry,
@@ -63,7 +63,7 @@ async fn start_server(folder: &Path) -> Result<SocketAddr, Failure> {
 fn configure(server: SocketAddr, folder: &Path) -> Result<Config, Failure> {
     let url = format!("pop3s://{server}").parse().map_err(|error| failed("name the demo's server", error))?;
     let schemes = [TlsMode::Plain, TlsMode::Stls, TlsMode::Implicit].map(TlsMode::scheme);
-    let listen: Result<Vec<ListenAddress>, _> = schemes.iter().map(|scheme| format!("{scheme}://127.0.0.1:0").parse()).collect();
+    let listen: Result<Vec<ListenPlace>, _> = schemes.iter().map(|scheme| format!("{scheme}://127.0.0.1:0").parse()).collect();
     let args = RunArgs {
         url: Some(url),
         listen: listen.map_err(|error| failed("name the demo's address", error))?,

@@ -4,6 +4,8 @@ mod certs;
 mod demo;
 mod diff;
 mod export;
+mod intercept;
+mod notify;
 mod pager;
 mod probe;
 mod reload;
@@ -12,7 +14,9 @@ mod replay;
 mod rules;
 mod run;
 mod sessions;
+mod start;
 mod sums;
+mod upgrade;
 
 use std::{
     fmt,
@@ -114,6 +118,7 @@ pub fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Replay(args) => replay::replay(&args, cli.verbosity),
         Command::Rules(command) => rules::rules(&command),
         Command::Certs(command) => certs::certs(&command),
+        Command::Intercept(command) => intercept::intercept(&command),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Config(ConfigCommand::Schema) => print(&config::schema()),

@@ -1,6 +1,6 @@
 //! What `run` does beside its sessions: SIGHUP exchanges certificates, and those that end soon are spoken of.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::{
@@ -8,10 +8,11 @@ use tokio::{
     time::{MissedTickBehavior, interval_at},
 };
 
-use super::{Failure, exit, run::announce};
+use super::{Failure, exit, notify::Manager, run::announce};
 use crate::{
     cli::RunArgs,
     config::{self, Loaded},
+    confine::Confinement,
     server::{Reloaded, Reloader},
     tls::Expiry,
 };
@@ -22,17 +23,25 @@ const SOON: i64 = 14;
 const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reloads at each SIGHUP, and looks at the certificates once a day, for as long as the runtime lives.
-pub(super) fn watch(reloader: Reloader, args: RunArgs) -> Result<(), Failure> {
+pub(super) fn watch(reloader: Reloader, args: RunArgs, manager: Manager, confinement: Confinement) -> Result<(), Failure> {
     let mut hangup =
         signal(SignalKind::hangup()).map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot catch signals: {error}")))?;
     warn_of_expiry(&reloader);
+    let confinement = Arc::new(confinement);
     tokio::spawn(async move {
         let mut days = interval_at(tokio::time::Instant::now() + DAILY, DAILY);
         days.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 signal = hangup.recv() => match signal {
-                    Some(()) => reload(&reloader, &args).await,
+                    Some(()) if reloader.is_draining() => {
+                        tracing::warn!("SIGHUP is ignored: this process accepts no more clients, and lets its sessions finish");
+                    }
+                    Some(()) => {
+                        manager.reloading().await;
+                        let done = reload(&reloader, &args, &confinement).await;
+                        manager.reloaded(done).await;
+                    }
                     None => return,
                 },
                 _ = days.tick() => warn_of_expiry(&reloader),
@@ -42,10 +51,10 @@ pub(super) fn watch(reloader: Reloader, args: RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files are read on a thread of their own: a slow disk holds up no session.
-async fn reload(reloader: &Reloader, args: &RunArgs) {
-    let (working, args) = (reloader.clone(), args.clone());
-    let done = tokio::task::spawn_blocking(move || try_reload(&working, &args)).await;
+/// Whether that was possible. Files are read on a thread of their own: a slow disk holds up no session.
+async fn reload(reloader: &Reloader, args: &RunArgs, confinement: &Arc<Confinement>) -> bool {
+    let (working, args, confinement) = (reloader.clone(), args.clone(), Arc::clone(confinement));
+    let done = tokio::task::spawn_blocking(move || try_reload(&working, &args, &confinement)).await;
     match done.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(Reloaded { opened, closed, notes }) => {
             for note in notes {
@@ -57,15 +66,20 @@ async fn reload(reloader: &Reloader, args: &RunArgs) {
             }
             tracing::info!("reloaded: new sessions use the configuration as it is now");
             warn_of_expiry(reloader);
+            true
         }
-        Err(error) => tracing::error!("reload failed, and everything stays as it was: {error}"),
+        Err(error) => {
+            tracing::error!("reload failed, and everything stays as it was: {error}");
+            false
+        }
     }
 }
 
-fn try_reload(reloader: &Reloader, args: &RunArgs) -> Result<Reloaded, String> {
+fn try_reload(reloader: &Reloader, args: &RunArgs, confinement: &Confinement) -> Result<Reloaded, String> {
     let Loaded { config, warnings } = config::load(args).map_err(|faults| faults.to_string())?;
+    let waits = confinement.admits(&config).map_err(|outside| outside.to_string())?;
     let reloaded = reloader.reload(&config).map_err(|error| error.to_string())?;
-    Ok(Reloaded { notes: warnings.into_iter().chain(reloaded.notes).collect(), ..reloaded })
+    Ok(Reloaded { notes: warnings.into_iter().chain(waits).chain(reloaded.notes).collect(), ..reloaded })
 }
 
 fn warn_of_expiry(reloader: &Reloader) {

@@ -3,19 +3,26 @@
 use std::{
     io::{self, IsTerminal, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, exit, reload, reopen};
+use super::{
+    Failure, exit,
+    notify::Manager,
+    reload, reopen,
+    start::{self, Prepared},
+    upgrade::{self, Program, Upgrade},
+};
 use crate::{
     cli::{Live, RunArgs, Verbosity},
     config::{self, AllowFrom, Config, ContentPolicy, Loaded, Log, Period, Place, TlsMode, Transcript, Upstream},
     inspect::{Terminal, human},
     net::{ConnectError, Report, is_own_address},
     record::{Beside, LiveView, Loss, Noticed, Store},
-    server::{Served, Server, StartError, Stop},
+    server::{Inherited, Served, Server, StartError, Stop, Succession, Way},
     telemetry::{self, LogFile},
     web::Web,
 };
@@ -24,16 +31,43 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let origin = Origin::of_process()?;
+    let done = run_from(&origin, args, verbosity);
+    if let (Some(succession), Err(failure)) = (&origin.succession, &done) {
+        succession.failed(&failure.message);
+    }
+    done
+}
+
+/// How the process came to be.
+struct Origin {
+    program: Program,
+    /// There where it replaces another one.
+    succession: Option<Succession>,
+}
+
+impl Origin {
+    fn of_process() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(exit::SOFTWARE, format!("cannot take over from another process: {error}"));
+        Ok(Self { program: Program::of_process(), succession: Succession::of_process().map_err(failed)? })
+    }
+}
+
+fn run_from(origin: &Origin, args: &RunArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let sockets = start::inherit(origin.succession.as_ref())?;
     let Loaded { config, warnings } = config::load(args)?;
     let live = is_live(args.live, &config)?;
     let on_terminal = io::stderr().is_terminal();
     let log = if live && on_terminal { beside_the_view(&config.log) } else { config.log.clone() };
+    // Before the log, which has a thread of its own.
+    let prepared = start::prepare(args, &config, sockets)?;
     let guard = telemetry::start(&log, verbosity.level(), on_terminal)?;
     for warning in warnings.iter().chain(&same_host_warnings(&config)) {
         tracing::warn!("{warning}");
     }
+    prepared.announce();
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(args, &config, live, guard.file()));
+    let done = runtime.block_on(serve(origin, args, &config, live, prepared, guard.file()));
     // A name lookup that hangs in the system's resolver would hold up the exit.
     runtime.shutdown_background();
     drop(guard);
@@ -53,7 +87,7 @@ fn beside_the_view(log: &Log) -> Log {
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
     let pairs = remote.flat_map(|listener| listener.upstreams.iter().map(move |upstream| (listener, upstream)));
-    let local = pairs.filter(|(_, upstream)| is_on_this_host(upstream));
+    let local = pairs.filter(|(_, upstream)| !upstream.is_original() && is_on_this_host(upstream));
     local
         .map(|(listener, upstream)| {
             format!(
@@ -92,15 +126,25 @@ fn is_live(live: Live, config: &Config) -> Result<bool, Failure> {
     }
 }
 
-async fn serve(args: &RunArgs, config: &Config, live: bool, log: Option<LogFile>) -> Result<(), Failure> {
+async fn serve(
+    origin: &Origin,
+    args: &RunArgs,
+    config: &Config,
+    live: bool,
+    prepared: Prepared,
+    log: Option<LogFile>,
+) -> Result<(), Failure> {
+    let Prepared { mut sockets, confinement, .. } = prepared;
     let stop = Stop::default();
     watch_signals(stop.clone())?;
-    let web = Web::bind(config).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
-    let (server, store) = open_beside(config, live, stop.clone(), &web)?;
+    let upgrades = upgrade::signals()?;
+    let web = Web::bind(config, &mut sockets).map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+    let (server, store) = open_beside(config, live, stop.clone(), &web, &mut sockets)?;
     if args.anomalies.exit_on_anomaly {
-        tokio::spawn(stop_at_anomaly(store.clone(), stop));
+        tokio::spawn(stop_at_anomaly(store.clone(), stop.clone()));
     }
-    reload::watch(server.reloader(), args.clone())?;
+    let manager = Manager::of_process(server.reloader(), stop.clone());
+    reload::watch(server.reloader(), args.clone(), manager.clone(), confinement)?;
     reopen::watch(server.reloader(), log)?;
     let on_terminal = io::stderr().is_terminal();
     if on_terminal {
@@ -111,7 +155,18 @@ async fn serve(args: &RunArgs, config: &Config, live: bool, log: Option<LogFile>
         tracing::info!("{}", where_transcripts_go(config.transcript.as_ref()));
     }
     tell_of(&web);
+    if let Some(succession) = &origin.succession {
+        // Before that nobody is accepted, since it might be for nothing.
+        tokio::select! {
+            () = succession.ready() => {}
+            () = stop.drain.cancelled() => {}
+        }
+    }
     let serving = web.serve(config, &server.reloader());
+    let (program, reloader) = (origin.program.clone(), server.reloader());
+    upgrade::watch(upgrades, Upgrade { program, reloader, web: serving.handing(), stop, manager: manager.clone() });
+    // Their sockets listen: whoever comes now waits until `run` gets to them.
+    manager.ready();
     let cut_short = server.run().await;
     if cut_short > 0 {
         tracing::warn!(sessions = cut_short, "sessions were closed before they had finished");
@@ -142,14 +197,14 @@ fn odd(noticed: &Noticed) -> Failure {
 
 /// Opens the store and binds the listeners.
 pub(super) fn open(config: &Config, live: bool, stop: Stop) -> Result<(Server, Store), Failure> {
-    open_beside(config, live, stop, &Web::default())
+    open_beside(config, live, stop, &Web::default(), &mut Inherited::default())
 }
 
-fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web) -> Result<(Server, Store), Failure> {
+fn open_beside(config: &Config, live: bool, stop: Stop, web: &Web, sockets: &mut Inherited) -> Result<(Server, Store), Failure> {
     let live = live.then(|| Box::new(Terminal::stdout()) as Box<dyn LiveView>);
     let beside = Beside { live, counts: web.counts(), broadcast: web.broadcast() };
     let store = Store::open_beside(config.transcript.as_ref(), beside).map_err(|error| Failure::new(exit::IO, error))?;
-    let server = Server::bind(config, store.clone(), stop)?;
+    let server = Server::bind(config, store.clone(), stop, sockets)?;
     Ok((server, store))
 }
 
@@ -198,7 +253,8 @@ fn introduce(server: &Server, config: &Config) {
         say(&format!("{}\n", next_step(served.address, served.tls)));
     }
     say(&format!("{}\n", where_transcripts_go(config.transcript.as_ref())));
-    for way in server.ways() {
+    let is_one_server = |way: &Arc<Way>| !way.upstream.is_original() && way.connector.reads_greetings();
+    for way in server.ways().into_iter().filter(is_one_server) {
         tokio::spawn(async move { say(&findings(&way.upstream, way.connector.probe().await.as_ref())) });
     }
 }
@@ -381,6 +437,8 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: String::new(),
+            offered: Vec::new(),
+            alpn: Vec::new(),
             sni: None,
             trust: None,
             accept: Vec::new(),

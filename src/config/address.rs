@@ -180,7 +180,7 @@ fn canonical(network: IpNet) -> IpNet {
     bits.and_then(|bits| IpNet::new(address.into(), bits).ok()).unwrap_or(network)
 }
 
-fn scheme_mode(scheme: &str) -> Option<TlsMode> {
+pub(super) fn scheme_mode(scheme: &str) -> Option<TlsMode> {
     match scheme.to_ascii_lowercase().as_str() {
         "pop3" | "pop" => Some(TlsMode::Plain),
         "pop3s" | "pops" => Some(TlsMode::Implicit),
@@ -193,7 +193,7 @@ fn default_port(tls: TlsMode) -> u16 {
     if tls == TlsMode::Implicit { 995 } else { 110 }
 }
 
-fn unknown_scheme(scheme: &str) -> Malformed {
+pub(super) fn unknown_scheme(scheme: &str) -> Malformed {
     let hint = "use `pop3s://` (TLS), `pop3+stls://` (STLS) or `pop3://` (plain); `pop3+unix://` for a Unix socket";
     Malformed::new(format!("`{scheme}://` is not a scheme that poptap knows"), hint)
 }

@@ -1,5 +1,6 @@
 //! The validated configuration → the file that says the same.
 
+mod intercept;
 mod rules;
 
 use std::{
@@ -11,14 +12,15 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    AllowFrom, Anomalies, Config, HttpAddress, Limits, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place, Retention,
-    Routing, Rule, ServerTls, Shield, Timeouts, TlsMode, Transcript, Upstream, UserRoute,
+    AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
+    Process, Retention, Routing, Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream, UserRoute,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
         TimeoutsSection, TranscriptSection, UpstreamSection,
     },
     http::{MetricsSection, WebSection},
+    process::ProcessSection,
     routing::RouteSection,
     rule::OneOrMany,
     values::{Period, Size, WaitLimit},
@@ -60,6 +62,7 @@ fn to_file(config: &Config) -> File {
         log: log_section(&config.log),
         metrics: config.metrics.as_ref().map(metrics_section).unwrap_or_default(),
         web: config.page.as_ref().map(web_section).unwrap_or_default(),
+        process: process_section(&config.process),
     }
 }
 
@@ -71,7 +74,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
     for upstream in listeners.iter().flat_map(Listener::all_upstreams) {
-        if !distinct.contains(&upstream) {
+        if !upstream.is_original() && !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
     }
@@ -80,9 +83,8 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
-        address: Some(unplaced(ListenAddress { tls: listener.tls, address: listener.address })),
-        upstream: Some(unplaced(one_or_many(listener.upstreams.iter().map(|upstream| upstream.name.clone()).collect())))
-            .filter(|_| !listener.upstreams.is_empty()),
+        address: Some(unplaced(place(listener))),
+        upstream: Some(unplaced(intercept::upstream_names(listener))).filter(|_| !listener.upstreams.is_empty()),
         route: listener.routing.as_ref().and_then(routes).map(unplaced),
         map: listener.routing.as_ref().and_then(Routing::map_file).map(|file| unplaced(file.to_owned())),
         capabilities: listener.routing.as_ref().map(|routing| unplaced(routing.capabilities.clone())),
@@ -94,7 +96,12 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         freebind: Some(listener.socket.freebind),
         v6only: listener.socket.v6only.map(unplaced),
         stls: Some(listener.stls),
-        tls: Some(listener.demand).filter(|_| listener.tls == TlsMode::Stls),
+        tls: Some(listener.demand).filter(|demand| listener.tls == TlsMode::Stls || *demand == TlsDemand::Pass),
+        transparent: listener.interception.as_ref().map(|interception| unplaced(interception.how)),
+        allow_to: listener.interception.as_ref().and_then(|interception| some_networks(&interception.allow_to)),
+        destinations: intercept::destinations(listener),
+        otherwise: intercept::table(listener).map(|table| unplaced(table.otherwise)),
+        source: Some(unplaced(listener.source)),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
 }
@@ -110,6 +117,12 @@ fn routes(routing: &Routing) -> Option<Vec<RouteSection>> {
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {
     if let [only] = &values[..] { OneOrMany::One(only.clone()) } else { OneOrMany::Many(values) }
+}
+
+fn place(listener: &Listener) -> ListenPlace {
+    let (tls, address) = (listener.tls, listener.address);
+    let handed_over = listener.handed_over.clone().map(|name| ListenPlace::HandedOver { tls, name });
+    handed_over.unwrap_or(ListenPlace::Address(ListenAddress { tls, address }))
 }
 
 fn allowed(allow_from: &AllowFrom) -> Vec<Network> {
@@ -259,6 +272,15 @@ fn log_section(log: &Log) -> LogSection {
 
 fn metrics_section(endpoint: &MetricsEndpoint) -> MetricsSection {
     MetricsSection { listen: Some(unplaced(HttpAddress(endpoint.address))), allow_from: Some(allowed(&endpoint.allow_from)) }
+}
+
+fn process_section(process: &Process) -> ProcessSection {
+    ProcessSection {
+        user: process.user.clone().map(unplaced),
+        group: process.group.clone().map(unplaced),
+        sandbox: Some(process.sandbox),
+        core_dumps: Some(process.core_dumps),
+    }
 }
 
 fn web_section(endpoint: &PageEndpoint) -> WebSection {

@@ -14,8 +14,11 @@ use crate::anomaly::Anomaly;
 use super::{
     Accept, ApopPolicy, ClientCert, ContentPolicy, HashPolicy, ListingPolicy, LogFormat, LogRotation, OnError, OnFull, Pin,
     ProxyProtocol, StlsPolicy, Streams, TlsDemand, TlsVersion, UserPolicy, XclientPolicy,
-    address::{ListenAddress, Network, UpstreamUrl},
+    address::{Network, UpstreamUrl},
     http::{MetricsSection, WebSection},
+    intercept::{DestinationSection, Otherwise, Source, Transparent},
+    listen_place::ListenPlace,
+    process::ProcessSection,
     routing::RouteSection,
     rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
@@ -59,6 +62,9 @@ pub(super) struct File {
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: TimeoutsSection,
+    /// Who the process is, and what it may touch.
+    #[serde(default)]
+    pub(super) process: ProcessSection,
     /// The operational log.
     #[serde(default)]
     pub(super) log: LogSection,
@@ -75,9 +81,10 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListenerSection {
     /// `ADDR:PORT`, `[v6]:PORT`, `PORT` for loopback, `:PORT` for all interfaces; port 0 lets the system choose. With
-    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered.
-    #[schemars(with = "Option<ListenAddress>")]
-    pub(super) address: Option<Spanned<ListenAddress>>,
+    /// `pop3s://` in front, TLS from the first octet; with `pop3+stls://`, STLS is offered. `systemd:NAME` is a socket that the
+    /// service manager hands over.
+    #[schemars(with = "Option<ListenPlace>")]
+    pub(super) address: Option<Spanned<ListenPlace>>,
     /// The name of an `[[upstream]]`, or a URL, or a list of them that are tried in this order; may be left out where there is
     /// only one upstream.
     #[schemars(with = "Option<OneOrMany<String>>")]
@@ -112,7 +119,7 @@ pub(super) struct ListenerSection {
     pub(super) v6only: Option<Spanned<bool>>,
     /// What becomes of a client's STLS where this listener and the upstream are plain.
     pub(super) stls: Option<StlsPolicy>,
-    /// Whether clients must start TLS before they log in, where STLS is offered.
+    /// Whether clients must start TLS before they log in, where STLS is offered; or that TLS is carried unread.
     pub(super) tls: Option<TlsDemand>,
     /// PEM file with the certificate, and those that lead from it to its authority.
     #[schemars(with = "Option<PathBuf>")]
@@ -129,6 +136,21 @@ pub(super) struct ListenerSection {
     pub(super) client_ca: Option<PathBuf>,
     /// Whether clients must present one.
     pub(super) client_cert: Option<ClientCert>,
+    /// How connections are led here that were meant for others.
+    #[schemars(with = "Option<Transparent>")]
+    pub(super) transparent: Option<Spanned<Transparent>>,
+    /// The only networks that these may be meant for.
+    #[schemars(with = "Option<Vec<Network>>")]
+    pub(super) allow_to: Option<Spanned<Vec<Network>>>,
+    /// With `upstream = "original"`: where clients are carried to, by whom they wanted to reach. The first that fits holds.
+    #[schemars(with = "Option<Vec<DestinationSection>>")]
+    pub(super) destinations: Option<Spanned<Vec<DestinationSection>>>,
+    /// What becomes of a destination without an entry.
+    #[schemars(with = "Option<Otherwise>")]
+    pub(super) otherwise: Option<Spanned<Otherwise>>,
+    /// Whether servers are dialled from this host's own address, or from the client's.
+    #[schemars(with = "Option<Source>")]
+    pub(super) source: Option<Spanned<Source>>,
 }
 
 /// A certificate and its private key.

@@ -5,8 +5,12 @@ mod anomalies;
 mod effective;
 mod fault;
 mod file;
+mod handed_over;
 mod http;
+mod intercept;
+mod listen_place;
 mod message_size;
+mod process;
 mod provision;
 mod reading;
 mod resolve;
@@ -31,8 +35,12 @@ pub use anomalies::Anomalies;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Malformed, Place as FilePlace};
 pub use file::schema;
+pub use handed_over::{HandedOver, handed_over};
 pub use http::{HttpAddress, MetricsEndpoint, PageEndpoint};
+pub use intercept::{Destination, Dial, Interception, Otherwise, Source, Table, Transparent};
+pub use listen_place::ListenPlace;
 pub use message_size::MessageSize;
+pub use process::{Process, SandboxPolicy};
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
 pub use routing::{MapFault, Routed, Routing, UserMap, UserRoute};
@@ -65,6 +73,8 @@ pub struct Config {
     pub metrics: Option<MetricsEndpoint>,
     /// Where the live page is served.
     pub page: Option<PageEndpoint>,
+    /// Who the process is, and what it may touch.
+    pub process: Process,
     /// A file for the secrets of TLS connections, for decrypting captures. On the command line only.
     pub keylog: Option<PathBuf>,
 }
@@ -74,6 +84,8 @@ pub struct Config {
 pub struct Listener {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
+    /// The name of the socket, where it is handed over: `systemd:NAME`.
+    pub handed_over: Option<String>,
     /// Where its clients are carried to: tried in this order; at least one, each once.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Who may connect. Loopback clients always may.
@@ -95,6 +107,10 @@ pub struct Listener {
     pub server_tls: Option<ServerTls>,
     /// Which server its users belong to; its `upstreams` are then for those of whom nothing else is said, and may be none.
     pub routing: Option<Routing>,
+    /// There where it takes connections that were meant for others.
+    pub interception: Option<Interception>,
+    /// What servers are dialled from.
+    pub source: Source,
 }
 
 /// Who may connect to a listener.

@@ -208,7 +208,7 @@ drane = "5s"
             "p.toml:6:31: `bogus` is not a network",
             "p.toml:6:47: `192.0.2.0/40` is not a network",
             "p.toml:8:8: unknown value `reject`",
-            "p.toml:9:11: invalid type: integer `2110`, expected an address such as \"127.0.0.1:1110\"",
+            "p.toml:9:11: invalid type: integer `2110`, expected an address such as \"127.0.0.1:1110\", or \"systemd:NAME\"",
             "p.toml:11:15: the size must be more than zero",
             "p.toml:12:11: `lines:x` is not a content policy",
             "p.toml:13:12: invalid type: string \"yes\", expected a boolean",

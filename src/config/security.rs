@@ -26,7 +26,7 @@ impl TlsMode {
     #[must_use]
     pub fn may_be_plain(self, demand: TlsDemand) -> bool {
         match self {
-            Self::Plain => true,
+            Self::Plain => demand != TlsDemand::Pass,
             Self::Stls => demand == TlsDemand::Optional,
             Self::Implicit => false,
         }
@@ -90,7 +90,7 @@ pub enum ClientCert {
     Optional,
 }
 
-/// Whether clients must start TLS before they log in, where a listener offers STLS.
+/// Whether clients must start TLS before they log in, where a listener offers STLS; or that it is none of poptap's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsDemand {
@@ -99,6 +99,8 @@ pub enum TlsDemand {
     Optional,
     /// USER, PASS, APOP and AUTH are answered with `-ERR` before.
     Required,
+    /// Clients speak TLS with the server, from the first octet, and poptap carries it unread.
+    Pass,
 }
 
 /// What is wrong with a server's certificate, and accepted nevertheless. Each stands for itself alone.

@@ -9,9 +9,9 @@ use std::{
 use crate::cli::StoreArgs;
 
 use super::{
-    Place,
+    HandedOver, Place,
     fault::{Fault, Faults},
-    reading,
+    handed_over, reading,
 };
 
 /// The variables that tell where state is kept.
@@ -20,6 +20,8 @@ pub(super) struct Environment {
     pub(super) state_directory: Option<OsString>,
     pub(super) xdg_state_home: Option<OsString>,
     pub(super) home: Option<OsString>,
+    /// Sockets; `None` where that is not known.
+    pub(super) handed_over: Option<Vec<HandedOver>>,
 }
 
 impl Environment {
@@ -28,6 +30,7 @@ impl Environment {
             state_directory: env::var_os("STATE_DIRECTORY"),
             xdg_state_home: env::var_os("XDG_STATE_HOME"),
             home: env::var_os("HOME"),
+            handed_over: handed_over::known(),
         }
     }
 
@@ -112,7 +115,12 @@ mod tests {
 
     fn environment(state_directory: &str, xdg_state_home: &str, home: &str) -> Environment {
         let set = |value: &str| Some(OsString::from(value)).filter(|value| !value.is_empty());
-        Environment { state_directory: set(state_directory), xdg_state_home: set(xdg_state_home), home: set(home) }
+        Environment {
+            state_directory: set(state_directory),
+            xdg_state_home: set(xdg_state_home),
+            home: set(home),
+            handed_over: None,
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whole configurations: files and flags together.
 
+mod handed_over;
+mod intercept;
 mod listener_tls;
 mod rules;
 
@@ -30,7 +32,7 @@ fn load_words(file: Option<&str>, arguments: &str) -> Result<Loaded, String> {
 }
 
 fn load_args(args: &RunArgs) -> Result<Loaded, String> {
-    let environment = Environment { state_directory: None, xdg_state_home: Some("/xdg".into()), home: None };
+    let environment = Environment { xdg_state_home: Some("/xdg".into()), ..Environment::default() };
     resolve::load_in(args, &environment).map_err(|faults| faults.to_string())
 }
 

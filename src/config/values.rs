@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::anomaly::Anomaly;
 
 use super::{
-    ContentPolicy, Pin,
+    ContentPolicy, ListenPlace, Pin,
     address::{ListenAddress, Network, UpstreamUrl},
     fault::Malformed,
     http::HttpAddress,
@@ -163,6 +163,7 @@ written_as_text! {
     Period: "Period", r"^[0-9.]+\s*[A-Za-zµ]+", "a duration such as \"10m\" or \"7 days\"";
     WaitLimit: "WaitLimit", r"^(0|[0-9.]+\s*[A-Za-zµ]+.*)$", "a duration such as \"5s\", or \"0\" for as long as it takes";
     ContentPolicy: "Content", r"^(none|headers|lines:[0-9]+|full)$", "\"none\", \"headers\", \"lines:N\" or \"full\"";
+    ListenPlace: "ListenPlace", r"^(.*[0-9]/?|([A-Za-z3+]+://)?systemd:[!-9;-~]*)$", "an address such as \"127.0.0.1:1110\", or \"systemd:NAME\"";
     ListenAddress: "ListenAddress", r"^.*[0-9]/?$", "an address such as \"127.0.0.1:1110\"";
     HttpAddress: "HttpAddress", r"^(http://)?[0-9a-fA-F.:\[\]]*[0-9]/?$", "an address such as \"127.0.0.1:8110\"";
     UpstreamUrl: "UpstreamUrl", r"^[A-Za-z3+]+://", "a URL such as \"pop3s://pop.example.net\"";

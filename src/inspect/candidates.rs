@@ -322,8 +322,8 @@ impl Candidate {
     }
 
     /// What was found. What was never answered is asked about, too.
-    fn end(&mut self, filter: &Filter) -> Box<Commands> {
-        let mut commands = self.commands.take().unwrap_or_default();
+    fn end(&mut self, filter: &Filter) -> Commands {
+        let mut commands = self.commands.take().map(|commands| *commands).unwrap_or_default();
         for said in std::mem::take(&mut commands.outstanding) {
             commands.judge(said, filter);
         }

@@ -236,6 +236,7 @@ impl Session {
             &Opened {
                 client: String::new(),
                 listener: String::new(),
+                destination: None,
                 upstream: String::new(),
                 proxied_by: None,
                 announced: None,

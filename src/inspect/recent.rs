@@ -22,7 +22,7 @@ const END: u64 = 2 * 1024 * 1024;
 ///
 /// When the directory is missing or unreadable.
 pub fn recent(directory: &Path, limit: usize) -> Result<Vec<String>, InspectError> {
-    let mut store = Store::new(directory);
+    let store = Store::new(directory);
     let (mut newest, mut left, outline) = (Vec::new(), OCTETS, Outline::new());
     for segment in store.segments(Stream::Sessions)?.iter().rev() {
         if newest.len() >= limit || left == 0 {

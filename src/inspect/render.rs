@@ -66,9 +66,10 @@ pub(super) fn body(session: &str, body: &Body, number: Option<u64>, latencies: b
 }
 
 fn opened(session: &str, opened: &Opened) -> Vec<Line> {
-    let Opened { client, listener, upstream, proxied_by, announced: said, credentials_revealed } = opened;
+    let Opened { client, listener, destination, upstream, proxied_by, announced: said, credentials_revealed } = opened;
     let via = proxied_by.as_ref().map(|proxy| format!(" → {proxy}")).unwrap_or_default();
-    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client}{via} → {listener} → {upstream}"))];
+    let meant = destination.as_ref().map(|destination| format!(", meant for {destination}")).unwrap_or_default();
+    let mut lines = vec![remark(Look::Own, &format!("session {session}: {client}{via} → {listener} → {upstream}{meant}"))];
     lines.extend(said.as_deref().map(|said| remark(Look::Own, &format!("announced by the PROXY protocol: {}", announced(said)))));
     if *credentials_revealed {
         lines.push(alarm(Look::Anomaly, "the passwords of this session are written down; do not share it"));
@@ -118,8 +119,11 @@ fn tls(tls: &Tls) -> Line {
 /// What there is to say of the peer: the name that it asked for, its certificate, and how far it is trusted.
 pub(super) fn particulars(tls: &Tls) -> Vec<String> {
     let accepted = (!tls.accept.is_empty()).then(|| tls.accept.join(", "));
+    let [offered, protocols] = [&tls.offered, &tls.alpn].map(|names| (!names.is_empty()).then(|| names.join(", ")));
     let trust = tls.trust.clone().filter(|trust| trust == "pin");
     let fields = [
+        ("offered", &offered),
+        ("protocols", &protocols),
         ("asked for", &tls.sni),
         ("certificate", &tls.subject),
         ("issued by", &tls.issuer),

@@ -41,7 +41,7 @@ impl<'a> Event<'a> {
     /// `None` where the line is not such as poptap writes.
     fn scan(line: &'a [u8]) -> Option<Self> {
         let (mut event, mut seen, mut fields) = (Self::default(), 0_u32, Fields::of(line));
-        while let Some((key, value)) = fields.next()? {
+        while let Step::Field(key, value) = fields.next()? {
             let place = match (key, value) {
                 (b"v", Value::Number(number)) => set(&mut event.v, u32::try_from(number).ok()?, V),
                 (b"n", Value::Number(number)) => set(&mut event.n, number, 2),
@@ -85,7 +85,7 @@ fn set<T>(field: &mut T, value: T, mark: u32) -> u32 {
 pub(super) fn is_whole_landmark(line: &[u8], version: u32) -> bool {
     let wanted = |line| {
         let (mut fields, mut marks) = (Fields::of(line), [0_u8; 5]);
-        while let Some((key, value)) = fields.next()? {
+        while let Step::Field(key, value) = fields.next()? {
             match (key, value) {
                 (b"v", Value::Number(number)) if number == u64::from(version) => marks[0] += 1,
                 (b"session", Value::Text(text)) if !text.is_empty() => marks[1] += 1,
@@ -110,6 +110,12 @@ enum Value<'a> {
     Flag(bool),
 }
 
+/// What comes next in a flat line.
+enum Step<'a> {
+    Field(&'a [u8], Value<'a>),
+    End,
+}
+
 /// The fields of a flat line, in order.
 struct Fields<'a> {
     line: &'a [u8],
@@ -121,10 +127,10 @@ impl<'a> Fields<'a> {
         Self { line, at: 0 }
     }
 
-    /// The next one; `Some(None)` behind the last, and `None` where the line is not such as poptap writes.
-    fn next(&mut self) -> Option<Option<(&'a [u8], Value<'a>)>> {
+    /// The next one; `None` where the line is not such as poptap writes.
+    fn next(&mut self) -> Option<Step<'a>> {
         match self.octet()? {
-            b'}' if self.at > 0 => return (self.at + 1 == self.line.len()).then_some(None),
+            b'}' if self.at > 0 => return (self.at + 1 == self.line.len()).then_some(Step::End),
             b'{' if self.at == 0 => {}
             b',' if self.at > 0 => {}
             _ => return None,
@@ -142,7 +148,7 @@ impl<'a> Fields<'a> {
             b'f' => self.word("false", false)?,
             _ => return None,
         };
-        Some(Some((key, value)))
+        Some(Step::Field(key, value))
     }
 
     fn octet(&self) -> Option<u8> {

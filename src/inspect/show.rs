@@ -293,6 +293,7 @@ fn header(found: &Found) -> Vec<Line> {
         entry("client", &format!("{} on {}, {client_tls}", opened.client, opened.listener)),
     ];
     lines.extend(proxy(&opened));
+    lines.extend(opened.destination.as_ref().map(|destination| entry("meant for", destination)));
     lines.extend(certificate(found.client_tls.as_ref()));
     lines.push(entry("upstream", &format!("{}, {upstream_tls}", opened.upstream)));
     lines.extend(certificate(found.upstream_tls.as_ref()));
@@ -307,8 +308,10 @@ fn beginning(found: &Found) -> (String, Opened) {
     match (&found.opened, &found.summary) {
         (Some((time, opened)), _) => (utc(time), opened.clone()),
         (None, Some((summary, _))) => {
-            let Summary { client, listener, upstream, proxied_by, credentials_revealed, .. } = summary.as_ref().clone();
-            (utc(&summary.start), Opened { client, listener, upstream, proxied_by, credentials_revealed, announced: None })
+            let Summary { client, listener, destination, upstream, proxied_by, credentials_revealed, .. } =
+                summary.as_ref().clone();
+            let announced = None;
+            (utc(&summary.start), Opened { client, listener, destination, upstream, proxied_by, announced, credentials_revealed })
         }
         (None, None) => {
             let [start, client, listener, upstream] = std::array::from_fn(|_| "unknown".to_owned());

@@ -16,6 +16,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use super::intercept::connect_from;
+
 /// How long one attempt has the field to itself before the next begins (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -30,8 +32,11 @@ pub trait Network: Clone + Send + Sync + 'static {
 }
 
 /// The system's resolver and its TCP.
-#[derive(Clone, Copy, Debug)]
-pub struct System;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System {
+    /// Whose address connections come from; this host's own, when there is none.
+    pub source: Option<IpAddr>,
+}
 
 impl Network for System {
     type Socket = TcpStream;
@@ -41,7 +46,10 @@ impl Network for System {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        match self.source {
+            Some(client) => connect_from(client, address).await,
+            None => TcpStream::connect(address).await,
+        }
     }
 }
 

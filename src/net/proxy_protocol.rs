@@ -125,6 +125,8 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: "TLS13_AES_128_GCM_SHA256".to_owned(),
+            offered: Vec::new(),
+            alpn: Vec::new(),
             sni: sni.map(str::to_owned),
             trust: None,
             accept: Vec::new(),

@@ -39,6 +39,9 @@ pub struct Connector {
     socket: Option<PathBuf>,
     security: Security,
     proxy_protocol: ProxyProtocol,
+    from_client: bool,
+    /// What is said on it is for the client alone.
+    unread: bool,
     connect: Duration,
     handshake: Duration,
     greeting: Duration,
@@ -156,10 +159,36 @@ impl Connector {
             socket: upstream.socket.clone(),
             security,
             proxy_protocol: upstream.proxy_protocol,
+            from_client: false,
+            unread: false,
             connect: timeouts.connect,
             handshake: timeouts.handshake,
             greeting: timeouts.greeting,
         })
+    }
+
+    /// The same server, as its name is verified and its hop protected, at another address.
+    #[must_use]
+    pub fn towards(&self, address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port(), socket: None, ..self.clone() }
+    }
+
+    /// For connections that client and server protect themselves.
+    #[must_use]
+    pub fn without_tls(self) -> Self {
+        Self { security: Security::Plain, unread: true, ..self }
+    }
+
+    /// Whether a greeting can be read on its connections.
+    #[must_use]
+    pub fn reads_greetings(&self) -> bool {
+        !self.unread
+    }
+
+    /// Connects from the address of the client that a connection is for. Linux only; needs `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn from_client(self) -> Self {
+        Self { from_client: true, ..self }
     }
 
     /// When each certificate expires that is presented to the server.
@@ -179,7 +208,7 @@ impl Connector {
         // Boxed: what dialling and handshakes need is freed before the caller goes on.
         Box::pin(async {
             let begun = Instant::now();
-            let dialled = self.dial().await;
+            let dialled = self.dial(origin).await;
             let (mut stream, address) = dialled.map_err(|cause| ConnectError::Dial { server: self.server(), cause })?;
             let dialling = begun.elapsed();
             self.announce(&mut stream, origin).await?;
@@ -188,9 +217,10 @@ impl Connector {
         .await
     }
 
-    async fn dial(&self) -> Result<(Stream, Endpoint), DialError> {
+    async fn dial(&self, origin: &Origin) -> Result<(Stream, Endpoint), DialError> {
         let Some(path) = &self.socket else {
-            let (tcp, address) = dial(&System, &self.host, self.port, self.connect).await?;
+            let network = System { source: Some(origin.client.ip()).filter(|_| self.from_client && !origin.is_own()) };
+            let (tcp, address) = dial(&network, &self.host, self.port, self.connect).await?;
             return Ok((Stream::new(tcp), Endpoint::Address(address)));
         };
         let unwatched = |error: io::Error| DialError::Socket { kind: error.kind(), cause: error.to_string() };

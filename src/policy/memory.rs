@@ -51,6 +51,14 @@
 //! the next whole batch is looked for. Either is logged. When the file is over 64 KiB and more than twice as long as it need
 //! be, it is written anew under another name, synced, renamed over the old one, and the directory is synced. A file whose header
 //! is not as above is left as it is.
+//!
+//! # Two processes
+//!
+//! While one process replaces another (an upgrade), both use the directory. [`Memory::share`] turns the exclusive lock of the one
+//! that was there into a shared one, which the other takes too ([`Memory::join`]); strangers, who want it exclusively, stay out. From then on whoever
+//! does anything with the file takes a turn first: an exclusive lock on `shield.turn`, under which what the others have
+//! appended is read, or the whole file where they have written it anew. So nobody replaces what he does not know, and
+//! [`Memory::refresh`], before a session asks, finds whatever any of them has remembered.
 
 mod disk;
 mod format;
@@ -70,7 +78,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use disk::{Directory, Disk};
+use disk::{Directory, Disk, Tenure, Turn};
 use log::{Log, Until};
 use table::Table;
 
@@ -84,6 +92,9 @@ struct Limits {
     /// A file of so many octets is left alone, however much of it is superseded.
     small: u64,
 }
+
+/// What is tried when it is another process's turn.
+const WAIT: &str = "read what another process has written to";
 
 const LIMITS: Limits = Limits { entries: 4_000_000, small: 64 * 1024 };
 
@@ -203,12 +214,29 @@ impl Memory {
         keep: Duration,
         now: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Result<Self, MemoryError> {
-        Self::assemble(Box::new(Directory::open(directory)?), keep, Box::new(now), LIMITS)
+        Self::assemble(Box::new(Directory::open(directory, Tenure::Alone)?), keep, Box::new(now), LIMITS)
+    }
+
+    /// As [`Memory::open`], beside the process that this one replaces and that has called [`Memory::share`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::open`].
+    pub fn join(
+        directory: &Path,
+        keep: Duration,
+        now: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Result<Self, MemoryError> {
+        let memory = Self::assemble(Box::new(Directory::open(directory, Tenure::Shared)?), keep, Box::new(now), LIMITS)?;
+        memory.shared.takes_turns.store(true, Ordering::Release);
+        Ok(memory)
     }
 
     /// Puts a memory together; a test brings disk, clock and limits of its own.
     fn assemble(disk: Box<dyn Disk>, keep: Duration, now: Clock, limits: Limits) -> Result<Self, MemoryError> {
         let path = disk.file().to_owned();
+        let cannot_wait = |source| MemoryError::Open { action: WAIT, path: path.clone(), source };
+        let turn = disk.turn().map_err(cannot_wait)?;
         let (lifetime, today, mut table) = (lifetime(keep), day_of(now()), Table::new());
         let load = |table: &Table, today: Day, mark: Mark, day: Day| {
             if !is_expired(day, lifetime, today) && table.len() <= limits.entries {
@@ -221,6 +249,7 @@ impl Memory {
             table = Table::new();
             log.entries(|mark, day| load(&table, latest, mark, day))?;
         }
+        drop(turn);
         if table.len() > limits.entries {
             return Err(MemoryError::Full { path, limit: limits.entries });
         }
@@ -229,8 +258,9 @@ impl Memory {
         }
         let latest = AtomicU16::new(latest.max(today));
         let file = Mutex::new(Written { log, expired: (today, 0) });
-        let compacting = AtomicBool::new(false);
-        let shared = Shared { path, table, file, raised: Mutex::default(), lifetime, now, latest, limits, compacting, dropped };
+        let (compacting, takes_turns) = (AtomicBool::new(false), AtomicBool::new(false));
+        let raised = Mutex::default();
+        let shared = Shared { path, table, file, raised, lifetime, now, latest, limits, compacting, takes_turns, dropped };
         Ok(Self { shared: Arc::new(shared), compaction: Mutex::default() })
     }
 
@@ -248,6 +278,39 @@ impl Memory {
             begun.update(part.as_bytes());
         }
         Account { begun }
+    }
+
+    /// Lets the process in that is to replace this one: by [`Memory::join`]. That holds from now on.
+    ///
+    /// Waits until what is being written is written.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Write`] when the lock cannot be had.
+    pub fn share(&self) -> Result<(), MemoryError> {
+        let mut file = self.shared.file();
+        file.log.share().map_err(|source| self.shared.cannot("share", source))?;
+        self.shared.takes_turns.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether other processes may use the directory too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared.takes_turns.load(Ordering::Acquire)
+    }
+
+    /// Learns what other processes have remembered. Blocks, but only while one of them writes, or when there is something new.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Write`] when that cannot be read: [`Memory::remembers`] may then not know of everything.
+    pub fn refresh(&self) -> Result<(), MemoryError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let mut file = self.shared.file();
+        if file.log.has_news() { self.shared.turn(&mut file).map(drop) } else { Ok(()) }
     }
 
     /// Whether the message is to be hidden. Never waits for the disk.
@@ -269,8 +332,10 @@ impl Memory {
             return Err(MemoryError::TooMany { marks: marks.len(), limit: format::BATCH });
         }
         let mut file = self.shared.file();
+        let turn = self.shared.turn(&mut file)?;
         let outcome = self.shared.remember(&mut file, marks);
         self.shared.write_raised(&mut file);
+        drop(turn);
         self.compact_if_due(file);
         outcome
     }
@@ -291,7 +356,9 @@ impl Memory {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
+        let Ok(turn) = self.shared.free_turn(&mut file) else { return };
         self.shared.write_raised(&mut file);
+        drop(turn);
         self.compact_if_due(file);
     }
 
@@ -337,7 +404,11 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         join(&mut lock(&self.compaction));
-        self.shared.write_raised(&mut self.shared.file());
+        let mut file = self.shared.file();
+        // Without the turn it is lost, as after a crash.
+        if let Ok(_turn) = self.shared.turn(&mut file) {
+            self.shared.write_raised(&mut file);
+        }
     }
 }
 
@@ -364,6 +435,8 @@ struct Shared {
     latest: AtomicU16,
     limits: Limits,
     compacting: AtomicBool,
+    /// Whether other processes may write to the file.
+    takes_turns: AtomicBool,
     dropped: u64,
 }
 
@@ -376,6 +449,25 @@ struct Written {
 impl Shared {
     fn file(&self) -> MutexGuard<'_, Written> {
         lock(&self.file)
+    }
+
+    /// The turn, where the file is shared; then all that others have written is known.
+    fn turn(&self, file: &mut Written) -> Result<Turn, MemoryError> {
+        file.log.turn(|mark, day| self.learn(mark, day)).map_err(|source| self.cannot(WAIT, source))
+    }
+
+    /// The same, unless it is somebody else's turn.
+    fn free_turn(&self, file: &mut Written) -> io::Result<Turn> {
+        file.log.free_turn(|mark, day| self.learn(mark, day))
+    }
+
+    fn learn(&self, mark: Mark, day: Day) {
+        self.table.add(mark, day);
+        self.latest.fetch_max(day, Ordering::Relaxed);
+    }
+
+    fn cannot(&self, action: &'static str, source: io::Error) -> MemoryError {
+        MemoryError::Write { action, path: self.path.clone(), source }
     }
 
     /// What the clock says.
@@ -470,7 +562,10 @@ impl Shared {
 
     /// Writes the file anew, on a thread of its own.
     fn compact(&self) {
-        if let Err(error) = self.rewrite(&mut self.file()) {
+        let mut file = self.file();
+        let outcome = self.turn(&mut file).and_then(|_turn| self.rewrite(&mut file));
+        drop(file);
+        if let Err(error) = outcome {
             tracing::warn!(%error, "the shield's memory goes on with its old file; it is tried again");
         }
         self.compacting.store(false, Ordering::Release);

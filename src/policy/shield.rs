@@ -121,21 +121,28 @@ impl Shield {
             }
             (Progress::Answered, _) => {
                 self.survey = Survey::Done;
-                self.begin();
-                return Asked::Enough;
+                return self.begin();
             }
             _ => {}
         }
         Asked::Dismiss { text: Arc::from(refusal(question, progress).as_bytes()), rule: RULE }
     }
 
-    /// Hides what is remembered.
-    fn begin(&mut self) {
+    /// Hides what is remembered. Whoever cannot find out what that is lets nobody in.
+    fn begin(&mut self) -> Asked {
         if let Some((memory, _)) = &self.memory {
+            // Another process may have remembered something, while one replaces the other.
+            if memory.is_shared()
+                && let Err(error) = blocking(|| memory.refresh())
+            {
+                tracing::error!("cannot tell which messages are shielded: {error}");
+                return Asked::Dismiss { text: Arc::from(UNKNOWN), rule: RULE };
+            }
             let marks: Vec<_> = self.maildrop.marks().filter(|mark| memory.remembers(mark)).collect();
             memory.seen(&marks);
             self.maildrop.hide(|mark| memory.remembers(mark));
         }
+        Asked::Enough
     }
 
     // ── commands ──
@@ -269,6 +276,7 @@ pub(super) const RULE: Rule = Rule::BuiltIn("shield");
 
 const NO_SUCH_MESSAGE: &[u8] = b"-ERR no such message\r\n";
 const DELETED: &[u8] = b"-ERR message is deleted\r\n";
+const UNKNOWN: &[u8] = b"-ERR [SYS/TEMP] the mailbox cannot be shown now, try again later\r\n";
 const NOT_REMEMBERED: &[u8] = b"-ERR [SYS/TEMP] some deleted messages not removed\r\n";
 
 fn refusal(question: &str, progress: Progress) -> String {

@@ -71,7 +71,7 @@ async fn addresses(upstream: &Upstream, timeouts: &Timeouts) -> Vec<String> {
     if upstream.socket.is_some() || upstream.host.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
-    let found = tokio::time::timeout(timeouts.connect, System.resolve(&upstream.host, upstream.port)).await;
+    let found = tokio::time::timeout(timeouts.connect, System::default().resolve(&upstream.host, upstream.port)).await;
     let mut shown: Vec<String> = Vec::new();
     for address in found.ok().and_then(io::Result::ok).unwrap_or_default() {
         let address = address.to_string();

@@ -74,6 +74,9 @@ pub struct Opened {
     pub client: String,
     /// The listener's address and port.
     pub listener: String,
+    /// The address and port that it wanted to reach, where the connection was meant for another and led here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The URL or name of the upstream that is tried first; `reached` says where another one serves the session.
     pub upstream: String,
     /// The address and port of the proxy that the connection came from, where it announced the client.
@@ -160,12 +163,18 @@ impl From<Peer> for Hop {
 pub struct Tls {
     /// Which hop.
     pub hop: Hop,
-    /// `implicit` or `stls`.
+    /// `implicit` or `stls`; `pass` where client and server speak it with each other, and poptap carries it unread.
     pub mode: String,
-    /// Such as `TLSv1.3`.
+    /// Such as `TLSv1.3`; `unknown` where it was carried unread, and the server's choice could not be seen.
     pub version: String,
-    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    /// Such as `TLS13_AES_256_GCM_SHA384`; `unknown` as above.
     pub cipher: String,
+    /// Where it was carried unread: the versions that the client offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered: Vec<String>,
+    /// Where it was carried unread: the protocols that the client offered (ALPN, RFC 7301).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
     /// The name that the client asked for (SNI, RFC 6066 §3), where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
@@ -498,6 +507,9 @@ pub struct Summary {
     pub client: String,
     /// The listener's address and port.
     pub listener: String,
+    /// The address and port that the client wanted to reach, where the connection was meant for another and led here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The URL or name of the upstream that served it; of the first in the list where none did.
     pub upstream: String,
     /// The address and port of the proxy that the connection came from, where it announced the client.

@@ -58,6 +58,7 @@ impl Tally {
             start,
             client: opened.client.clone(),
             listener: opened.listener.clone(),
+            destination: opened.destination.clone(),
             upstream: opened.upstream.clone(),
             proxied_by: opened.proxied_by.clone(),
             credentials_revealed: opened.credentials_revealed,

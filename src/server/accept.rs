@@ -43,7 +43,7 @@ pub(super) async fn accept(listener: Arc<TcpListener>, route: Arc<Route>, house:
                 admit(client, address, &route, &house, &sessions);
             }
             Err(error) if concerns_one_client(&error) => {
-                tracing::debug!(listener = %route.address, "a client left before it was accepted: {error}")
+                tracing::debug!(listener = %route.address, "a client left before it was accepted: {error}");
             }
             Err(error) => {
                 house.trouble.failed(route.address, &error);

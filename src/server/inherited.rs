@@ -11,15 +11,22 @@ use std::{
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::config::HandedOver;
+
 /// Bound and listening sockets, each under a name, each taken once. What is left is closed with it.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<Entry>);
+pub struct Inherited(Vec<Entry>, Origin);
+
+/// Whether a process that still runs uses them too.
+type Origin = bool;
 
 #[derive(Debug)]
 struct Entry {
     name: String,
     place: Local,
     socket: Socket,
+    /// Whether it was asked for. It may be taken later.
+    wanted: bool,
 }
 
 /// Where a socket is bound.
@@ -66,7 +73,7 @@ impl Unfit {
 }
 
 impl Inherited {
-    /// What the service manager hands over (sd_listen_fds(3)): `LISTEN_FDS` descriptors for this process, named by
+    /// What the service manager hands over (`sd_listen_fds(3)`): `LISTEN_FDS` descriptors for this process, named by
     /// `LISTEN_FDNAMES`, or by their number where that says nothing. To be called once, before there are threads: the variables
     /// are removed.
     ///
@@ -89,6 +96,13 @@ impl Inherited {
         Ok(inherited)
     }
 
+    /// Those that were not taken, as the configuration has to know them.
+    #[must_use]
+    pub fn known(&self) -> Vec<HandedOver> {
+        let address = |place: &Local| if let Local::Tcp(address) = place { Some(*address) } else { None };
+        self.0.iter().map(|entry| HandedOver { name: entry.name.clone(), address: address(&entry.place) }).collect()
+    }
+
     /// Takes a listening socket in, under `name`.
     ///
     /// # Errors
@@ -97,11 +111,65 @@ impl Inherited {
     pub fn add(&mut self, name: String, descriptor: OwnedFd) -> Result<(), InheritError> {
         match examine(&descriptor) {
             Ok(place) => {
-                self.0.push(Entry { name, place, socket: descriptor.into() });
+                self.0.push(Entry { name, place, socket: descriptor.into(), wanted: false });
                 Ok(())
             }
             Err(why) => Err(InheritError { name, why }),
         }
+    }
+
+    /// Sees to it that there is a socket for `address`, which [`Inherited::take_at`] will find: one that was handed over for it, or
+    /// else what `bind` makes.
+    ///
+    /// # Errors
+    ///
+    /// What `bind` says.
+    pub fn reserve(&mut self, address: SocketAddr, bind: impl FnOnce(SocketAddr) -> io::Result<Socket>) -> io::Result<()> {
+        self.reserve_as(address.to_string(), address, bind)
+    }
+
+    /// The same under a name of its own, for [`Inherited::take_as`].
+    ///
+    /// # Errors
+    ///
+    /// What `bind` says.
+    pub fn reserve_as(
+        &mut self,
+        name: String,
+        address: SocketAddr,
+        bind: impl FnOnce(SocketAddr) -> io::Result<Socket>,
+    ) -> io::Result<()> {
+        if let Some(entry) = self.free(|entry| entry.name == name || entry.place == Local::Tcp(address)) {
+            (entry.name, entry.wanted) = (name, true);
+            return Ok(());
+        }
+        let socket = bind(address)?;
+        let place = Local::Tcp(socket.local_addr()?.as_socket().unwrap_or(address));
+        self.0.push(Entry { name, place, socket, wanted: true });
+        Ok(())
+    }
+
+    /// Says that they come from a process that this one replaces, and that still runs.
+    pub(super) fn share_with_predecessor(&mut self) {
+        self.1 = true;
+    }
+
+    /// Whether they come from a process that still runs, and that this one replaces.
+    #[must_use]
+    pub fn is_shared_with_predecessor(&self) -> bool {
+        self.1
+    }
+
+    /// Closes what nobody has asked for, and says what that was.
+    pub fn dismiss(&mut self) -> Vec<String> {
+        let (wanted, unwanted) = std::mem::take(&mut self.0).into_iter().partition(|entry| entry.wanted);
+        self.0 = wanted;
+        let unwanted: Vec<Entry> = unwanted;
+        unwanted.iter().map(|entry| format!("`{}` ({})", entry.name, entry.place)).collect()
+    }
+
+    fn free(&mut self, is_fit: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        self.0.iter_mut().find(|entry| !entry.wanted && is_fit(entry))
     }
 
     /// The first socket with this name.
@@ -111,8 +179,12 @@ impl Inherited {
 
     /// The first socket with this address for its name, or else bound to it.
     pub fn take_at(&mut self, address: SocketAddr) -> Option<Socket> {
-        let name = address.to_string();
-        self.take_named(&name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
+        self.take_as(&address.to_string(), address)
+    }
+
+    /// The first socket with this name, or else bound to this address.
+    pub fn take_as(&mut self, name: &str, address: SocketAddr) -> Option<Socket> {
+        self.take_named(name).or_else(|| self.take(|entry| entry.place == Local::Tcp(address)))
     }
 
     /// The first socket that is bound to this path.
@@ -128,11 +200,6 @@ impl Inherited {
     /// The names of those that were not taken, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|entry| entry.name.as_str())
-    }
-
-    /// Those that were not taken, each with its name and its place.
-    pub fn rest(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|entry| format!("`{}` ({})", entry.name, entry.place))
     }
 
     fn take(&mut self, is_wanted: impl Fn(&Entry) -> bool) -> Option<Socket> {
@@ -151,7 +218,7 @@ impl fmt::Display for Local {
     }
 }
 
-/// What the service manager calls a descriptor that has no name (sd_listen_fds(3)).
+/// What the service manager calls a descriptor that has no name (`sd_listen_fds(3)`).
 const UNNAMED: &str = "unknown";
 
 fn descriptor(descriptors: &mut ListenFd, at: usize) -> io::Result<OwnedFd> {
@@ -194,7 +261,6 @@ mod tests {
         inherited.add("pop3".to_owned(), tcp.into()).unwrap();
         inherited.add("127.0.0.1:0".to_owned(), TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
         inherited.add("3".to_owned(), UnixListener::bind(&path).unwrap().into()).unwrap();
-        assert_eq!(inherited.rest().last().unwrap(), format!("`3` ({})", path.display()));
         assert!(inherited.take_at("127.0.0.1:0".parse().unwrap()).is_some(), "by what was asked for");
         assert!(inherited.take_named("pop3s").is_none());
         let taken = inherited.take_at(address).unwrap();
@@ -202,6 +268,26 @@ mod tests {
         assert!(inherited.take_named("pop3").is_none() && inherited.take_at(address).is_none(), "it was taken");
         assert!(inherited.take_path(&path).is_some());
         assert_eq!(inherited.names().count(), 0);
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_rest_is_closed() {
+        let (given, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (address, closed) = (given.local_addr().unwrap(), other.local_addr().unwrap());
+        let mut inherited = Inherited::default();
+        inherited.add("pop3".to_owned(), given.into()).unwrap();
+        inherited.add("x".to_owned(), other.into()).unwrap();
+        inherited.reserve(address, |_| panic!("it was handed over")).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        for _ in 0..2 {
+            inherited.reserve(any, |any| Ok(TcpListener::bind(any)?.into())).unwrap();
+        }
+        assert!(inherited.reserve(address, |_| Err(io::ErrorKind::AddrInUse.into())).is_err(), "one is there for one only");
+        assert_eq!(inherited.dismiss(), [format!("`x` ({closed})")]);
+        assert!(TcpStream::connect(closed).is_err());
+        let taken = [any, any, address].map(|address| inherited.take_at(address).unwrap().local_addr().unwrap());
+        assert_eq!(taken[2].as_socket(), Some(address));
+        assert!(inherited.take_at(any).is_none());
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use time::OffsetDateTime;
 
-use super::{Common, Expiry, Reloader, Route, Served, StartError, Terms, Way, Ways, bind, distinct, terms};
+use super::{Common, Expiry, Inherited, Reloader, Route, Served, StartError, Terms, Way, Ways, bind, distinct, terms};
 use crate::{
     config::{Config, Limits},
     record::Condition,
@@ -52,29 +52,26 @@ impl Reloader {
         let house = &*self.house;
         let common = Common::new(config, &house.memory)?;
         let mut ways = Ways::new(house, self.ways());
-        // One at a time: the list is taken until it is exchanged.
-        let mut routes = house.routes();
-        let mut left = routes.clone();
+        // One at a time; the list itself is free meanwhile, since others look into it while files are read here.
+        let _alone = house.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = house.routes().clone();
         let (mut wanted, mut changed, mut added) = (Vec::new(), Vec::new(), Vec::new());
         let mut notes: Vec<_> = unchanged(&house.fixed, &config.limits).collect();
         for listener in &config.listeners {
-            match left.iter().position(|route| route.asked_for == listener.address) {
-                Some(at) => {
-                    let (route, terms) = (left.remove(at), terms(listener, &common, &mut ways, house)?);
-                    fit(&terms)?;
-                    if route.socket != listener.socket {
-                        notes.push(format!("the socket of the listener {} stays as it is until a restart", route.address));
-                    }
-                    wanted.push(Arc::clone(&route));
-                    changed.push((route, terms));
-                }
-                None => {
-                    let (socket, route) = bind(listener, &common, &mut ways, house)?;
-                    fit(&route.terms.load())?;
-                    wanted.push(Arc::clone(&route));
-                    added.push((socket, route));
-                }
+            let Some(at) = left.iter().position(|route| route.asked_for == listener.address) else {
+                let (socket, route) = bind(listener, &common, &mut ways, house, &mut Inherited::default())?;
+                fit(&route.terms.load())?;
+                wanted.push(Arc::clone(&route));
+                added.push((socket, route));
+                continue;
+            };
+            let (route, terms) = (left.remove(at), terms(listener, &common, &mut ways, house)?);
+            fit(&terms)?;
+            if route.socket != listener.socket {
+                notes.push(format!("the socket of the listener {} stays as it is until a restart", route.address));
             }
+            wanted.push(Arc::clone(&route));
+            changed.push((route, terms));
         }
         // Nothing can fail any more.
         for (route, terms) in changed {
@@ -85,8 +82,10 @@ impl Reloader {
             // Nobody takes it once the server drains.
             let _ = house.adding.send(bound);
         }
-        left.iter().for_each(|route| route.unwanted.cancel());
-        *routes = wanted;
+        for route in &left {
+            route.unwanted.cancel();
+        }
+        *house.routes() = wanted;
         let closed = left.iter().map(|route| route.address).collect();
         Ok(Reloaded { opened, closed, notes })
     }
@@ -110,6 +109,18 @@ impl Reloader {
         } else {
             None
         }
+    }
+
+    /// Listeners on which clients are accepted.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.house.routes().len()
+    }
+
+    /// Sessions at this moment.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.house.fixed.connections.saturating_sub(self.house.permits.available_permits())
     }
 
     /// The way to each upstream, once.

@@ -3,17 +3,24 @@
 use std::{io, net::SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 
 use crate::config::SocketOptions;
 
 /// A wildcard IPv6 address takes IPv4 clients too.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Socket> {
     listen_with(address, &SocketOptions::default())
 }
 
-/// What is accepted here gets its options (no Nagle, keep-alive) from [`crate::net::Stream`].
-pub(super) fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
+fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    listen_prepared(address, options, |_socket| Ok(()))
+}
+
+/// `prepare` is done before it is bound. What is accepted here gets its options (no Nagle, keep-alive) from [`crate::net::Stream`].
+pub(super) fn listen_prepared(
+    address: SocketAddr,
+    options: &SocketOptions,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
     let SocketOptions { backlog, device, freebind, v6only } = options;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -28,9 +35,10 @@ pub(super) fn listen_with(address: SocketAddr, options: &SocketOptions) -> io::R
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(*backlog).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 pub(super) fn bind_hint(error: &io::Error) -> &'static str {
@@ -68,7 +76,7 @@ mod tests {
             (any(Ipv6Addr::LOCALHOST), None, false),
         ] {
             let listener = listen_with(address, &SocketOptions { v6only, ..SocketOptions::default() }).unwrap();
-            let port = listener.local_addr().unwrap().port();
+            let port = listener.local_addr().unwrap().as_socket().unwrap().port();
             assert_eq!(SockRef::from(&listener).only_v6().unwrap(), !takes_both, "{address} {v6only:?}");
             assert_eq!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(), takes_both, "{address} {v6only:?}");
             assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).is_ok());
@@ -82,7 +90,7 @@ mod tests {
             let refused = listen(address).unwrap_err();
             assert!(bind_hint(&refused).contains("`freebind = true`"), "{refused}");
             let free = SocketOptions { freebind: true, ..SocketOptions::default() };
-            assert_eq!(listen_with(address, &free).unwrap().local_addr().unwrap().ip(), address.ip());
+            assert_eq!(listen_with(address, &free).unwrap().local_addr().unwrap().as_socket().unwrap().ip(), address.ip());
         }
     }
 
@@ -94,7 +102,7 @@ mod tests {
         };
         let listener = by("lo").unwrap();
         assert_eq!(SockRef::from(&listener).device().unwrap().as_deref(), Some(&b"lo"[..]));
-        assert!(TcpStream::connect(listener.local_addr().unwrap()).is_ok());
+        assert!(TcpStream::connect(listener.local_addr().unwrap().as_socket().unwrap()).is_ok());
         let refused = by("no-such-device").unwrap_err();
         assert!(bind_hint(&refused).contains("`ip link`"), "{refused}");
     }

@@ -1,6 +1,6 @@
 //! The ways to upstreams: what connects to each, shared by all listeners that name it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     House, StartError,
@@ -53,6 +53,32 @@ impl Way {
     }
 }
 
+impl Way {
+    /// As it is, but dialled at `destination`. One that stands for every server there is has its name from that.
+    pub(super) fn towards(&self, destination: SocketAddr) -> Self {
+        let (host, port) = (destination.ip().to_string(), destination.port());
+        let mut upstream = Upstream { host, port, socket: None, ..(*self.upstream).clone() };
+        if self.upstream.is_original() {
+            upstream.name = upstream.url().to_string();
+        }
+        // Others that are spoken with in the same way may be well.
+        let health = Arc::default();
+        Self { upstream: Arc::new(upstream), connector: self.connector.towards(destination), health, rest: self.rest }
+    }
+
+    /// As some listeners' clients take it: without TLS of poptap's own, from the client's address.
+    pub(super) fn fitted(&self, unread: bool, from_client: bool) -> Self {
+        let mut connector = self.connector.clone();
+        if unread {
+            connector = connector.without_tls();
+        }
+        if from_client {
+            connector = connector.from_client();
+        }
+        Self { upstream: Arc::clone(&self.upstream), connector, health: Arc::clone(&self.health), rest: self.rest }
+    }
+}
+
 /// Makes ways while listeners are read, one to each upstream.
 pub(super) struct Ways<'a> {
     house: &'a House,
@@ -86,11 +112,11 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// Each of them once.
+/// Each of them once, however listeners' clients take it.
 pub(super) fn distinct<'w>(all: impl IntoIterator<Item = &'w Arc<Way>>) -> Vec<Arc<Way>> {
     let mut ways: Vec<Arc<Way>> = Vec::new();
     for way in all {
-        if !ways.iter().any(|known| Arc::ptr_eq(known, way)) {
+        if !ways.iter().any(|known| Arc::ptr_eq(&known.health, &way.health)) {
             ways.push(Arc::clone(way));
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::time::timeout;
 
-use super::{closing::ended, open, over};
+use super::{closing::ended, misdirected::Whither, open, over};
 use crate::{
     config::Period,
     net::{Announcement, Stream, read_header},
@@ -36,7 +36,7 @@ pub(crate) async fn announced(client: &Stream, proxy: SocketAddr, terms: &Terms,
 const HINT: &str = "with `proxy_from`, the proxy has to send the header of the PROXY protocol first (`send-proxy-v2` in HAProxy)";
 
 fn unannounced<T>(proxy: SocketAddr, terms: &Terms, house: &House, closed: schema::Closed) -> Option<T> {
-    let recorder = open(&Caller::direct(proxy), terms, house);
+    let recorder = open(&Caller::direct(proxy), terms, house, &Whither::nowhere());
     if let Some(detail) = &closed.detail {
         tracing::warn!(session = recorder.id(), %proxy, listener = %terms.address, "connection closed: {detail}");
     }

@@ -7,12 +7,12 @@ use crate::{
     net::{ConnectError, Connected},
     record::{Recorder, schema},
     server::{
-        Terms, Way,
+        Led, Terms, Way,
         health::{Stage, Try},
     },
 };
 
-/// Connects to the first upstream that can serve.
+/// Connects to where the client is led, or else to the first upstream that can serve.
 ///
 /// Where there is one alone, its connection is all that is waited for. Where there are several, the greeting is, too, so that
 /// the next one can be tried while the client has heard nothing and nothing of the client's was read.
@@ -22,10 +22,15 @@ use crate::{
 /// None can serve: the last error that may pass by itself, or else the last.
 pub(super) async fn reach(
     client: &Client,
+    led: Option<Led>,
     terms: &Terms,
     ways: &[Arc<Way>],
     recorder: &mut Recorder,
 ) -> Result<(Arc<Way>, Connected), ConnectError> {
+    if let Some(Led { way, .. }) = led {
+        let connected = alone(client, terms, &way).await?;
+        return Ok((way, connected));
+    }
     if let [only] = ways {
         return Ok((Arc::clone(only), alone(client, terms, only).await?));
     }

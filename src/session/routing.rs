@@ -48,15 +48,15 @@ pub(super) async fn begin<'a>(
     visit: Visit,
 ) -> Option<Session<'a>> {
     let visit = Arc::new(Mutex::new(visit));
-    let mut recorder = super::open(&caller, terms, house);
+    let mut recorder = super::open(&caller, terms, house, &super::Whither::of(&client, terms));
     let caller = caller.settled();
     tracing::info!(session = recorder.id(), client = %caller.address, "session opened");
     let client = match (terms.tls, &terms.acceptor) {
         (TlsMode::Implicit, Some(acceptor)) => match secure(client, acceptor, Mode::Implicit, house, &mut recorder).await {
-            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit },
+            Ok((stream, tls)) => Client { stream, caller, tls: Some(Box::new(tls)), visit, dialled: None },
             Err(closed) => return close_unsecured(*recorder, closed),
         },
-        _ => Client { stream: client, caller, tls: None, visit },
+        _ => Client { stream: client, caller, tls: None, visit, dialled: None },
     };
     let mut tap = tap(recorder, front(&client, terms, 0)?, terms, house);
     tap.preload(GREETING);
@@ -133,7 +133,7 @@ impl<'a> Front<'a> {
         let decision = Decision { tag: Some(&chosen), ..Decision::of(Some(n), Action::Route, routed.rule) };
         self.tap.observer().on(&Event::Decision(decision));
         let dialled = async {
-            let (way, mut connected) = super::reach(&self.client, self.terms, &ways, self.tap.observer()).await?;
+            let (way, mut connected) = super::reach(&self.client, None, self.terms, &ways, self.tap.observer()).await?;
             way.connector.await_greeting(&mut connected).await?;
             Ok((way, connected))
         };

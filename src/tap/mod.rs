@@ -152,6 +152,16 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         self.upstream.preload(greeting, &self.pool);
     }
 
+    /// Puts octets in front of what the client will send: those that were read to see what it speaks. At most [`SMALL`] octets.
+    pub fn preload_client(&mut self, beginning: &[u8]) {
+        self.client.preload(beginning, &self.pool);
+    }
+
+    /// The peers speak TLS with each other from the first octet on: the session is only carried.
+    pub fn pass_tls(&mut self) {
+        self.go_opaque(OpaqueReason::TlsPassed);
+    }
+
     /// Labels and releases what can be. Returns whether anything was.
     pub fn advance(&mut self) -> bool {
         let mut moved = false;

@@ -269,6 +269,8 @@ impl Action {
 pub enum OpaqueReason {
     /// The client started TLS with the server, end to end.
     StartTls,
+    /// TLS from the first octet, between client and server.
+    TlsPassed,
     /// A SASL security layer is in force (RFC 5034 §4).
     SecurityLayer,
     /// The server sent something that is neither a reply nor expected.
@@ -287,6 +289,7 @@ impl OpaqueReason {
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::StartTls => ("starttls", "the client started TLS with the server"),
+            Self::TlsPassed => ("tls-passed", "client and server speak TLS with each other, and it is carried unread"),
             Self::SecurityLayer => ("security-layer", "a SASL security layer is in force"),
             Self::UnexpectedLine => ("unexpected-line", "the server sent a line that is neither a reply nor expected"),
             Self::TooManyReplies => ("too-many-replies", "the server sent more replies than there were commands"),

@@ -8,6 +8,7 @@ mod certificate;
 mod client;
 mod client_auth;
 mod failure;
+mod hello;
 mod identity;
 mod keylog;
 mod mint;
@@ -39,6 +40,7 @@ pub use certificate::Certificate;
 pub(crate) use certificate::rfc3339;
 pub use client::{Client, ClientError, NameError, check_name};
 pub use failure::{CertificateFault, HandshakeError, hint_behind_handshake};
+pub use hello::{Begun, ClientHello, ServerHello};
 pub use identity::{Identity, IdentityError};
 pub use keylog::{KeyLog, KeyLogError};
 pub use presented::Presented;
@@ -76,6 +78,8 @@ fn describe(connection: &CommonState, hop: Hop, mode: &str) -> schema::Tls {
         mode: mode.to_owned(),
         version: connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}").replace('_', ".")),
         cipher: connection.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+        offered: Vec::new(),
+        alpn: Vec::new(),
         sni: None,
         trust: None,
         accept: Vec::new(),
@@ -113,6 +117,8 @@ mod tests {
             mode: String::new(),
             version: String::new(),
             cipher: String::new(),
+            offered: Vec::new(),
+            alpn: Vec::new(),
             sni: None,
             trust: None,
             accept: Vec::new(),

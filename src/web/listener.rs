@@ -1,6 +1,11 @@
 //! One HTTP listener: few connections, each with a time limit for what it asks.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -17,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::AllowFrom,
-    server::{canonical, listen},
+    server::{Inherited, canonical, listen},
 };
 
 /// Connections at one time; more wait in the system's queue.
@@ -31,18 +36,28 @@ const HEADERS: usize = 64;
 /// The pause after an `accept` that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// A socket for as long as it is open, and its name.
+pub(super) type Handle = (String, Weak<TcpListener>);
+
 /// A bound listener.
 pub(super) struct Listener {
-    socket: TcpListener,
+    socket: Arc<TcpListener>,
+    name: String,
     address: SocketAddr,
     allow_from: AllowFrom,
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddr, allow_from: AllowFrom) -> io::Result<Self> {
-        let socket = listen(address)?;
+    /// Takes what is there under this name, or for this address, in `sockets`; or binds it.
+    pub(super) fn bind(name: String, address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> io::Result<Self> {
+        let socket = TcpListener::from_std(sockets.take_as(&name, address).map_or_else(|| listen(address), Ok)?.into())?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, allow_from })
+        Ok(Self { name, socket: Arc::new(socket), address, allow_from })
+    }
+
+    /// What it is called when it is handed over, and its socket for as long as it is open.
+    pub(super) fn handle(&self) -> Handle {
+        (self.name.clone(), Arc::downgrade(&self.socket))
     }
 
     /// The address that was bound.

@@ -10,23 +10,26 @@ mod metrics;
 mod page;
 mod stream;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{AllowFrom, Config, MetricsEndpoint},
     record::Broadcast,
-    server::Reloader,
+    server::{Handed, Inherited, Reloader, handed, listen},
     telemetry::Counts,
 };
 
 use gate::Gate;
-use listener::Listener;
+use listener::{Handle, Listener};
 use page::Page;
 
 /// How long the end waits for answers that are under way.
 const FINISH: Duration = Duration::from_secs(1);
+/// What is served, as errors call it.
+const METRICS: &str = "metrics";
+const PAGE: &str = "the live page";
 
 /// Everything is bound, and nothing served yet.
 #[derive(Default)]
@@ -38,7 +41,15 @@ pub struct Web {
 /// What is being served.
 pub struct Serving {
     stop: CancellationToken,
+    open: Arc<[Handle]>,
     tasks: TaskTracker,
+}
+
+/// Its sockets, for whoever hands them over.
+#[derive(Clone)]
+pub struct Handing {
+    stop: CancellationToken,
+    open: Arc<[Handle]>,
 }
 
 /// HTTP cannot be served.
@@ -60,22 +71,40 @@ pub enum BindError {
 }
 
 impl Web {
-    /// Binds what is configured.
+    /// Binds what is configured and was not handed over, without a runtime: [`Web::bind`] takes it from `sockets`.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Address`].
+    pub fn reserve(config: &Config, sockets: &mut Inherited) -> Result<(), BindError> {
+        let metrics = config.metrics.iter().map(|endpoint| (METRICS, endpoint.address));
+        let page = config.page.iter().map(|endpoint| (PAGE, endpoint.address));
+        metrics.chain(page).try_for_each(|(what, address)| {
+            sockets.reserve_as(name_of(what, address), address, listen).map_err(|source| BindError::Address {
+                what,
+                address,
+                source,
+            })
+        })
+    }
+
+    /// Binds what is configured and not in `sockets`.
     ///
     /// # Errors
     ///
     /// [`BindError`]; nothing stays bound.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
+    pub fn bind(config: &Config, sockets: &mut Inherited) -> Result<Self, BindError> {
         let metrics = config.metrics.as_ref().map(|MetricsEndpoint { address, allow_from }| {
-            Ok((bind("metrics", *address, allow_from.clone())?, Arc::new(Counts::default())))
+            Ok((bind(METRICS, *address, allow_from.clone(), sockets)?, Arc::new(Counts::default())))
         });
+        let metrics = metrics.transpose()?;
         let page = config.page.map(|endpoint| {
             let allow_from = if endpoint.allow_remote { AllowFrom::Any } else { AllowFrom::Loopback };
-            let listener = bind("the live page", endpoint.address, allow_from)?;
+            let listener = bind(PAGE, endpoint.address, allow_from, sockets)?;
             let gate = Gate::new(listener.address(), endpoint).map_err(|_| BindError::Random)?;
             Ok((listener, gate, Arc::default()))
         });
-        Ok(Self { metrics: metrics.transpose()?, page: page.transpose()? })
+        Ok(Self { metrics, page: page.transpose()? })
     }
 
     /// What sessions are to be counted in.
@@ -106,6 +135,8 @@ impl Web {
     #[must_use]
     pub fn serve(self, config: &Config, reloader: &Reloader) -> Serving {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let metrics = self.metrics.iter().map(|(listener, _)| listener.handle());
+        let open = metrics.chain(self.page.iter().map(|(listener, _, _)| listener.handle())).collect();
         if let Some((listener, counts)) = self.metrics {
             tasks.spawn(listener.serve(metrics::router(&counts, reloader), stop.clone()));
         }
@@ -114,11 +145,30 @@ impl Web {
             tasks.spawn(listener.serve(page::router(page, gate), stop.clone()));
         }
         tasks.close();
-        Serving { stop, tasks }
+        Serving { stop, open, tasks }
+    }
+}
+
+impl Handing {
+    /// The sockets that are open.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Handed> {
+        self.open.iter().filter_map(|(name, socket)| handed(name, socket.upgrade()?.as_fd())).collect()
+    }
+
+    /// Somebody else accepts from now on.
+    pub fn handed_over(&self) {
+        self.stop.cancel();
     }
 }
 
 impl Serving {
+    /// For whoever hands the sockets over.
+    #[must_use]
+    pub fn handing(&self) -> Handing {
+        Handing { stop: self.stop.clone(), open: Arc::clone(&self.open) }
+    }
+
     /// Lets answers that are under way finish, for a second at most.
     pub async fn stop(self) {
         self.stop.cancel();
@@ -127,8 +177,17 @@ impl Serving {
     }
 }
 
-fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom) -> Result<Listener, BindError> {
-    Listener::bind(address, allow_from).map_err(|source| BindError::Address { what, address, source })
+fn bind(what: &'static str, address: SocketAddr, allow_from: AllowFrom, sockets: &mut Inherited) -> Result<Listener, BindError> {
+    Listener::bind(name_of(what, address), address, allow_from, sockets).map_err(|source| BindError::Address {
+        what,
+        address,
+        source,
+    })
+}
+
+/// What a socket is called that is handed over: with port 0, it is told by that alone.
+fn name_of(what: &str, address: SocketAddr) -> String {
+    format!("{what} {address}")
 }
 
 fn hint(error: &io::Error) -> &'static str {

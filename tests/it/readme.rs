@@ -21,14 +21,17 @@ const DOCUMENTS: &[&str] = &[
     "docs/audit.md",
     "docs/export.md",
     "docs/filters.md",
+    "docs/interception.md",
     "docs/limits.md",
     "docs/listeners.md",
     "docs/metrics.md",
     "docs/policy.md",
     "docs/probe.md",
     "docs/replay.md",
+    "docs/service.md",
     "docs/transcript.md",
     "docs/routing.md",
+    "docs/upgrade.md",
     "docs/upstreams.md",
     "docs/web.md",
     "certs/README.md",
@@ -69,7 +72,21 @@ fn every_flag_exists() {
         .filter_map(|flag| Some(flag.get_long()?.to_owned()))
         .collect();
     // Of cargo, cargo-deny, the test runner, curl, systemctl and benches/compare.
-    let others = ["release", "path", "lib", "test", "all-targets", "locked", "version", "cacert", "ssl-reqd", "now", "install"];
+    let others = [
+        "release",
+        "offline",
+        "path",
+        "lib",
+        "test",
+        "all-targets",
+        "locked",
+        "version",
+        "cacert",
+        "ssl-reqd",
+        "now",
+        "install",
+        "kill-whom",
+    ];
     let flag = Regex::new(r"(?:^|[\s`(])--([a-z][a-z-]+)").unwrap();
     for path in DOCUMENTS {
         for found in flag.captures_iter(&read(path)) {
@@ -93,6 +110,10 @@ fn every_setting_is_accepted() {
         let section = match setting.split(' ').next().unwrap() {
             "apop" | "proxy_protocol" | "xclient" => String::new(),
             "mode" => rule.to_owned(),
+            "transparent" | "source" => "[[listener]]\n".to_owned(),
+            "upstream" => "[[listener]]\ntransparent = 'redirect'\notherwise = 'plain'\n".to_owned(),
+            "otherwise" => "[[listener]]\ntransparent = 'redirect'\nupstream = 'original'\n".to_owned(),
+            "tls" => "[[listener]]\nupstream = 'pop3s://192.0.2.1'\n".to_owned(),
             "stage" => format!("{rule}[rule.when]\n"),
             _ => "[transcript]\n".to_owned(),
         };

@@ -15,13 +15,14 @@ use crate::support::{
 type Play = fn(&Recipe);
 
 /// A file without a dialogue fails the test, and so does a dialogue without a file.
-const DIALOGUES: [(&str, Play); 7] = [
+const DIALOGUES: [(&str, Play); 8] = [
     ("audit-old-clients", who_would_be_hit),
     ("brute-force", guesses_are_blocked),
     ("hide-top", top_is_not_there),
     ("no-large-messages", a_large_message_stays),
     ("no-plain-logins", a_login_waits_for_tls),
     ("read-only", nothing_is_changed),
+    ("router", who_was_not_redirected_is_told),
     ("ticket-system", nothing_is_deleted),
 ];
 
@@ -75,6 +76,7 @@ impl Recipe {
         for (theirs, ours) in [
             ("pop3s://pop.example.net", self.server.url("pop3").as_str()),
             ("127.0.0.1:1110", "127.0.0.1:0"),
+            ("\":1110\"", "\"127.0.0.1:0\""),
             ("192.0.2.1:110", "127.0.0.1:0"),
             ("192.0.2.1:995", "127.0.0.1:0"),
             ("192.0.2.20", "127.0.0.2"),
@@ -128,6 +130,14 @@ fn nothing_is_changed(recipe: &Recipe) {
     let left = poptap.stop();
     assert_eq!((counts(&left, "rules", "read-only"), counts(&left, "rules", "reading")), (2, 2));
     assert_eq!(left.count("decision", "action", "answer"), 2);
+}
+
+/// What happens behind a firewall's rules, tests/real shows.
+fn who_was_not_redirected_is_told(recipe: &Recipe) {
+    let poptap = recipe.start();
+    let mut client = Client::from(1, poptap.address);
+    assert_eq!(client.rest(), "-ERR [SYS/PERM] there is no mail server at this address\r\n");
+    assert_eq!(poptap.stop().session()["reason"], "not-redirected");
 }
 
 fn nothing_is_deleted(recipe: &Recipe) {

@@ -97,7 +97,8 @@ fn a_file_with_a_fault_changes_nothing_and_the_log_says_what_it_is() {
 
 #[test]
 fn a_shield_that_a_reload_turns_on_remembers_and_keeps_its_memory_at_the_next_one() {
-    let (server, mut poptap) = start("");
+    // Its directory is one that nobody named at the start.
+    let (server, mut poptap) = start("[process]\nsandbox = 'off'\n");
     let dir = poptap.store.with_file_name("memory");
     let shield = format!("{SHIELD}[shield]\ndir = '{}'\n", dir.display());
     let mut unshielded = logged_in(&poptap);

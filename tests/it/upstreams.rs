@@ -33,7 +33,7 @@ fn configuration(upstreams: &[(&str, String)], timeouts: &str) -> String {
     let names: Vec<_> = upstreams.iter().map(|(name, _)| *name).collect();
     let mut text = format!("[timeouts]\n{timeouts}[[listener]]\naddress = '127.0.0.1:0'\nupstream = {names:?}\n");
     for (name, keys) in upstreams {
-        text += &format!("[[upstream]]\nname = '{name}'\n{keys}\n");
+        text.extend(["[[upstream]]\nname = '", name, "'\n", keys, "\n"]);
     }
     text
 }

@@ -22,6 +22,7 @@ mod fail2ban;
 mod fetch;
 mod haproxy;
 mod harness;
+mod intercept;
 mod keylog;
 mod limits;
 mod matrix;

@@ -10,25 +10,26 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use crate::config::{
-    AllowFrom, Listener, TlsMode, Upstream,
-    address::{ListenAddress, Network},
-    fault::Fault,
-    file::ListenerSection,
+    AllowFrom, ListenPlace, Listener, Table, TlsMode, Upstream, address::Network, fault::Fault, file::ListenerSection,
 };
 
-use super::{Resolver, routing::is_routed};
+use super::{Resolver, intercept::names_original, routing::is_routed};
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
-        for (address, section) in self.addresses(sections) {
+        for (place, section) in self.addresses(sections) {
             let span = address_span(section);
+            let Some((address, handed_over)) = self.located(&place, &listeners, span.clone()) else { continue };
             if address.address.port() != 0 && listeners.iter().any(|other| other.address == address.address) {
                 let message = format!("two listeners have the address {}", address.address);
                 self.fault(Fault::new(message, "give each its own, or leave one out"), span.clone());
             }
+            let interception = self.interception(section, upstreams);
+            let table = interception.as_ref().and_then(|interception| interception.table.as_ref());
             let reached = match (self.upstream_of_flags(upstreams), section) {
                 (Some(upstream), _) => vec![upstream],
+                (None, Some(section)) if names_original(section.get_ref()) => table.map(Table::upstreams).unwrap_or_default(),
                 (None, Some(section)) if is_routed(section) && section.get_ref().upstream.is_none() => Vec::new(),
                 (None, Some(section)) => self.upstreams_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
@@ -45,8 +46,10 @@ impl Resolver<'_> {
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
             let routing = self.routing(section, upstreams);
             if !reached.is_empty() || routing.is_some() {
-                listeners.push(Listener {
+                let source = self.source(section);
+                let listener = Listener {
                     address: address.address,
+                    handed_over,
                     upstreams: reached,
                     allow_from,
                     deny_from,
@@ -57,7 +60,11 @@ impl Resolver<'_> {
                     demand,
                     server_tls,
                     routing,
-                });
+                    interception,
+                    source,
+                };
+                self.carries_unread(&listener, section);
+                listeners.push(listener);
             }
         }
         self.warn_of_unused(upstreams, &listeners);
@@ -85,10 +92,10 @@ impl Resolver<'_> {
     fn addresses<'s>(
         &mut self,
         sections: &'s [Spanned<ListenerSection>],
-    ) -> Vec<(ListenAddress, Option<&'s Spanned<ListenerSection>>)> {
+    ) -> Vec<(ListenPlace, Option<&'s Spanned<ListenerSection>>)> {
         if self.args.listen.is_empty() {
             return match sections {
-                [] => vec![(ListenAddress::DEFAULT, None)],
+                [] => vec![(ListenPlace::DEFAULT, None)],
                 _ => sections.iter().filter_map(|section| Some((self.address(section)?, Some(section)))).collect(),
             };
         }
@@ -96,14 +103,14 @@ impl Resolver<'_> {
             let message = format!("`--listen` cannot replace {} listeners: it is unclear whose settings hold", sections.len());
             self.fault(Fault::new(message, "leave one `[[listener]]` in the file, or leave out `--listen`"), Some(second.span()));
         }
-        self.args.listen.iter().map(|&address| (address, sections.first())).collect()
+        self.args.listen.iter().map(|place| (place.clone(), sections.first())).collect()
     }
 
-    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<ListenAddress> {
+    fn address(&mut self, section: &Spanned<ListenerSection>) -> Option<ListenPlace> {
         match &section.get_ref().address {
-            Some(address) => Some(*address.get_ref()),
+            Some(place) => Some(place.get_ref().clone()),
             None if self.is_broken(&["address"]) => None,
-            None => Some(ListenAddress::DEFAULT),
+            None => Some(ListenPlace::DEFAULT),
         }
     }
 

@@ -1,9 +1,12 @@
 //! Flags and file → the validated [`Config`], or every fault.
 
+mod handed_over;
 mod http;
+mod intercept;
 mod limits;
 mod listener;
 mod probe;
+mod process;
 mod routing;
 mod rules;
 mod server_tls;
@@ -111,6 +114,7 @@ impl<'a> Resolver<'a> {
         let upstreams = self.upstreams(&file.upstream);
         let listeners = self.listeners(&file.listener, &upstreams);
         let rules = self.rules(&file.rule, file.policy.dry_run.unwrap_or_default(), &listeners);
+        self.warn_of_unread(&rules, &listeners);
         let anomalies = self.anomalies(&file.policy);
         let shield = self.shield(&file.shield, &rules);
         let transcript = self.transcript(&file.transcript);
@@ -118,8 +122,9 @@ impl<'a> Resolver<'a> {
         let limits = self.limits(&file.limits);
         let log = self.log(&file.log);
         let (metrics, page) = (self.metrics(&file.metrics), self.page(&file.web));
-        let limits = Arc::new(limits);
-        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, keylog: self.keylog() }
+        let (limits, process) = (Arc::new(limits), self.process(&file.process));
+        let keylog = self.keylog();
+        Config { listeners, rules, anomalies, shield, transcript, limits, timeouts, log, metrics, page, process, keylog }
     }
 
     fn anomalies(&self, section: &PolicySection) -> Anomalies {

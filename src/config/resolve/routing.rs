@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::{
-    Routing, Upstream, UserMap, UserRoute,
+    Routing, TlsDemand, Upstream, UserMap, UserRoute,
     fault::Fault,
     file::ListenerSection,
     routing::{CAPABILITIES, RouteSection},
@@ -33,6 +33,13 @@ impl Resolver<'_> {
         if self.args.url.is_some() || self.args.upstream.is_some() {
             let message = "a server on the command line is for all users, and this listener routes them";
             self.fault(Fault::new(message, "leave out the URL, or `route` and `map`"), Some(section.span()));
+        }
+        if raw.transparent.is_some() || raw.tls == Some(TlsDemand::Pass) {
+            let message = "users cannot be routed here: the client has chosen its server, or is carried unread";
+            self.fault(
+                Fault::new(message, "leave out `transparent` and `tls = \"pass\"`, or `route` and `map`"),
+                Some(section.span()),
+            );
         }
         let mut targets = Vec::new();
         let map = self.map(raw, upstreams, &mut targets);

@@ -79,6 +79,10 @@ impl Resolver<'_> {
             let fault = Fault::new("this is not a name for an upstream", "use letters, digits, `.`, `-` and `_`");
             self.fault(fault, Some(name.span()));
         }
+        if let Some(name) = name.filter(|name| name.get_ref() == Upstream::ORIGINAL) {
+            let fault = Fault::new("`original` stands for the server that a client wanted to reach", "choose another name");
+            self.fault(fault, Some(name.span()));
+        }
     }
 
     fn with_flags(&self, url: &UpstreamUrl, raw: &UpstreamSection) -> Upstream {

@@ -287,7 +287,7 @@ fn rules_that_are_hardly_meant_are_warned_of() {
 }
 
 fn loaded_with_state_in(state: Option<&str>, words: &str) -> Result<Shield, String> {
-    let environment = Environment { state_directory: state.map(Into::into), xdg_state_home: None, home: None };
+    let environment = Environment { state_directory: state.map(Into::into), ..Environment::default() };
     let words = format!("poptap run pop3://mail --no-transcript {words}");
     let Command::Run(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else { panic!("run was asked for") };
     resolve::load_in(&args, &environment).map(|loaded| loaded.config.shield).map_err(|faults| faults.to_string())

@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     #[serde(borrow)]
     listener: Cow<'a, str>,
     #[serde(borrow)]
+    destination: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     upstream: Cow<'a, str>,
     #[serde(borrow)]
     pub(in crate::inspect) user: Option<Cow<'a, str>>,
@@ -117,6 +119,7 @@ impl<'a> Facts<'a> {
             duration_us: summary.duration_us,
             client: summary.client.as_str().into(),
             listener: summary.listener.as_str().into(),
+            destination: text(&summary.destination),
             upstream: summary.upstream.as_str().into(),
             user: text(&summary.user),
             logged_in: summary.logged_in,
@@ -153,6 +156,7 @@ impl<'a> Facts<'a> {
             time: time.into(),
             client: opened.client.as_str().into(),
             listener: opened.listener.as_str().into(),
+            destination: opened.destination.as_deref().map(Cow::Borrowed),
             upstream: opened.upstream.as_str().into(),
             credentials_revealed: opened.credentials_revealed,
             ..Self::default()
@@ -201,6 +205,7 @@ impl<'a> Facts<'a> {
             Field::Lasted => self.ended(self.duration_us),
             Field::Client => Value::text(Some(&self.client)),
             Field::Listener => Value::text(Some(&self.listener)),
+            Field::Destination => Value::text(self.destination.as_deref()),
             Field::Upstream => Value::text(Some(&self.upstream)),
             Field::User => Value::text(self.user.as_deref()),
             Field::LoggedIn => Value::Flag(self.logged_in),

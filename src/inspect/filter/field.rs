@@ -9,6 +9,7 @@ pub enum Field {
     Lasted,
     Client,
     Listener,
+    Destination,
     Upstream,
     User,
     LoggedIn,
@@ -107,12 +108,13 @@ const fn of_exchange(field: Field, name: &'static str, kind: Kind, about: &'stat
 }
 
 /// All fields, in the order of [`Field`].
-pub const FIELDS: [FieldInfo; 38] = [
+pub const FIELDS: [FieldInfo; 39] = [
     of_session(Field::Session, "session", Kind::Text, "its id"),
     of_session(Field::Start, "start", Kind::Time, "when it was opened, UTC"),
     of_session(Field::Lasted, "lasted", Kind::Duration, "how long it lasted"),
     of_session(Field::Client, "client", Kind::Address, "the client's address; `~` looks at address and port"),
     of_session(Field::Listener, "listener", Kind::Address, "the address that the client came to"),
+    of_session(Field::Destination, "destination", Kind::Address, "the address that it wanted to reach, where it was led here"),
     of_session(Field::Upstream, "upstream", Kind::Text, "the server's name or URL"),
     of_session(Field::User, "user", Kind::Text, "the user that a login named"),
     of_session(Field::LoggedIn, "logged-in", Kind::Flag, "a login succeeded"),

@@ -178,10 +178,11 @@ fn body_without(body: Body, names: &mut Names) -> Body {
 }
 
 fn opened_without(opened: Opened, names: &mut Names) -> Opened {
-    let Opened { client, listener, upstream, proxied_by, announced, credentials_revealed: _ } = opened;
+    let Opened { client, listener, destination, upstream, proxied_by, announced, credentials_revealed: _ } = opened;
     Opened {
         client: names.address(&client),
         listener: names.address(&listener),
+        destination: destination.map(|destination| names.address(&destination)),
         upstream: upstream_without(&upstream, names),
         proxied_by: proxied_by.map(|address| names.address(&address)),
         announced: announced.map(|said| Box::new(announced_without(*said, names))),
@@ -209,12 +210,13 @@ fn upstream_without(upstream: &str, names: &mut Names) -> String {
 }
 
 fn tls_without(tls: Tls, names: &mut Names) -> Tls {
-    let Tls { hop, mode, version, cipher, sni, trust, accept, subject, issuer, not_after, fingerprint } = tls;
+    let Tls { hop, mode, version, cipher, offered, alpn, sni, trust, accept, subject, issuer, not_after, fingerprint } = tls;
+    let alpn = alpn.iter().map(|name| text::name(name, names)).collect();
     let [sni, fingerprint] = [sni, fingerprint].map(|name| name.map(|name| text::name(&name, names)));
     let [subject, issuer] = [subject, issuer].map(|name| name.map(|name| text::distinguished(&name, names)));
     // To the second, it would find the certificate in public logs.
     let not_after = not_after.map(|time| moment(&time)).and_then(|time| Some(format!("{}T00:00:00Z", time.get(..10)?)));
-    Tls { hop, mode, version, cipher, sni, trust, accept, subject, issuer, not_after, fingerprint }
+    Tls { hop, mode, version, cipher, offered, alpn, sni, trust, accept, subject, issuer, not_after, fingerprint }
 }
 
 fn command_without(command: Command, names: &mut Names) -> Command {
@@ -279,6 +281,7 @@ fn summary_without(mut summary: Summary, names: &mut Names) -> Summary {
         anomalies: _,
         client,
         listener,
+        destination,
         upstream,
         proxied_by,
         user,
@@ -309,6 +312,7 @@ fn summary_without(mut summary: Summary, names: &mut Names) -> Summary {
     *start = moment(start);
     *client = names.address(client);
     *listener = names.address(listener);
+    *destination = take(destination).map(|destination| names.address(&destination));
     *upstream = upstream_without(upstream, names);
     *proxied_by = take(proxied_by).map(|address| names.address(&address));
     *user = user_of(take(user), names);

@@ -8,6 +8,9 @@ use tokio::{
 
 use super::*;
 
+/// The client, and where it connected to.
+type Named = Option<(SocketAddr, SocketAddr)>;
+
 const TO: &str = "198.51.100.2:110";
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -71,8 +74,8 @@ async fn a_header_is_read_in_any_pieces_and_nothing_behind_it() {
         .flat_map(|address| address.parse::<std::net::Ipv6Addr>().unwrap().octets())
         .chain([0, 5, 0x03, 0xe3])
         .collect();
-    let cases: Vec<(Vec<u8>, Option<(SocketAddr, SocketAddr)>)> = vec![
-        (format!("PROXY TCP4 192.0.2.1 198.51.100.2 4660 110\r\n").into_bytes(), Some((client, TO.parse().unwrap()))),
+    let cases: Vec<(Vec<u8>, Named)> = vec![
+        (b"PROXY TCP4 192.0.2.1 198.51.100.2 4660 110\r\n".to_vec(), Some((client, TO.parse().unwrap()))),
         (b"PROXY TCP6 2001:db8::1 2001:db8::2 5 995\r\n".to_vec(), Some(six)),
         (b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.2 4660 110\r\n".to_vec(), Some((client, TO.parse().unwrap()))),
         (

@@ -20,6 +20,9 @@ const DRAFT: &str = "shield.marks.new";
 /// The lock of the directory. It has a file of its own, since the other one is replaced.
 const LOCK: &str = "shield.lock";
 
+/// Whose turn it is, where processes share the directory.
+const TURN: &str = "shield.turn";
+
 /// A file of marks that is open.
 pub(super) trait Marks: Send {
     /// Its length in octets.
@@ -52,36 +55,92 @@ pub(super) trait Disk: Send {
     fn replace(&mut self) -> io::Result<()>;
     /// Waits until the names are on the disk.
     fn sync(&mut self) -> io::Result<()>;
+    /// Lets in those who are to share it. From now on everybody takes turns.
+    fn share(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Waits for the turn, where there are others. Nobody else reads or writes while it is held.
+    fn turn(&self) -> io::Result<Turn> {
+        Ok(Turn(None))
+    }
+    /// The turn, if nobody has it.
+    fn free_turn(&self) -> io::Result<Turn> {
+        self.turn()
+    }
 }
 
-/// A directory that this process alone uses.
+/// Held while something is done with the file. Dropped, it is somebody else's turn.
+pub(super) struct Turn(Option<File>);
+
+impl Turn {
+    /// Whether there are others who may have written since the last turn.
+    pub(super) fn is_shared(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Who may have a directory beside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// Nobody.
+    Alone,
+    /// The process that this one replaces, and those that will replace this one.
+    Shared,
+}
+
+/// A directory that this process uses, alone or in turns with those that it replaces and that replace it.
 pub(super) struct Directory {
     path: PathBuf,
     file: PathBuf,
     lock: File,
+    tenure: Tenure,
 }
 
 impl Directory {
     /// Makes the directory if there is none, and takes its lock.
-    pub(super) fn open(path: &Path) -> Result<Self, MemoryError> {
+    pub(super) fn open(path: &Path, tenure: Tenure) -> Result<Self, MemoryError> {
         let failed = |action| move |source| MemoryError::Open { action, path: path.to_owned(), source };
         make(path).map_err(failed("create the shield's directory"))?;
         check(path, &fs::metadata(path).map_err(failed("look at the shield's directory"))?)?;
         let options = private().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
         let lock = options.map_err(failed("make a lock in the shield's directory"))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from) {
+        match flock(&lock, tenure.lock()).map_err(io::Error::from) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(MemoryError::Held { path: path.to_owned() }),
             outcome => outcome.map_err(failed("lock the shield's directory")),
         }?;
-        let mut directory = Self { path: path.to_owned(), file: path.join(FILE), lock };
+        let mut directory = Self { path: path.to_owned(), file: path.join(FILE), lock, tenure };
         // A file that can be appended to, in a directory that it could not be replaced in, would fail much later.
-        let probed = directory.draft().and_then(|_| directory.discard());
+        let probed = directory.turn().and_then(|_turn| directory.draft().and_then(|_| directory.discard()));
         probed.map(|()| directory).map_err(failed("write to the shield's directory"))
     }
 
+    fn take_turn(&self, operation: FlockOperation) -> io::Result<Turn> {
+        if self.tenure == Tenure::Alone {
+            return Ok(Turn(None));
+        }
+        let path = self.path.join(TURN);
+        loop {
+            let file = private().read(true).write(true).create(true).truncate(false).open(&path)?;
+            flock(&file, operation)?;
+            // Somebody may have removed it meanwhile, and another process made it anew.
+            if fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|own| is_same(&found, &own))) {
+                return Ok(Turn(Some(file)));
+            }
+        }
+    }
+
     fn lock_is_ours(&self) -> io::Result<bool> {
-        let (found, own) = (fs::metadata(self.path.join(LOCK))?, self.lock.metadata()?);
-        Ok((found.dev(), found.ino()) == (own.dev(), own.ino()))
+        Ok(is_same(&fs::metadata(self.path.join(LOCK))?, &self.lock.metadata()?))
+    }
+}
+
+impl Tenure {
+    /// Whoever shares a directory keeps out those who want it for themselves.
+    fn lock(self) -> FlockOperation {
+        match self {
+            Self::Alone => FlockOperation::NonBlockingLockExclusive,
+            Self::Shared => FlockOperation::NonBlockingLockShared,
+        }
     }
 }
 
@@ -122,6 +181,20 @@ impl Disk for Directory {
     fn sync(&mut self) -> io::Result<()> {
         sync(&self.path)
     }
+
+    fn share(&mut self) -> io::Result<()> {
+        flock(&self.lock, Tenure::Shared.lock())?;
+        self.tenure = Tenure::Shared;
+        Ok(())
+    }
+
+    fn turn(&self) -> io::Result<Turn> {
+        self.take_turn(FlockOperation::LockExclusive)
+    }
+
+    fn free_turn(&self) -> io::Result<Turn> {
+        self.take_turn(FlockOperation::NonBlockingLockExclusive)
+    }
 }
 
 impl Marks for File {
@@ -152,6 +225,10 @@ impl Marks for File {
     fn is_removed(&self) -> io::Result<bool> {
         Ok(self.metadata()?.nlink() == 0)
     }
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Options for a file that is nobody else's to read.

@@ -81,9 +81,13 @@ pub(super) struct Found {
 }
 
 /// Reads all batches and gives out their entries. What is no batch is passed over.
-pub(super) fn scan(file: &dyn Marks, length: u64, mut each: impl FnMut(Mark, Day)) -> io::Result<Found> {
+pub(super) fn scan(file: &dyn Marks, length: u64, each: impl FnMut(Mark, Day)) -> io::Result<Found> {
+    scan_from(file, HEADER as u64, length, each)
+}
+
+/// The same from `at` on, where a batch begins or the file ends.
+pub(super) fn scan_from(file: &dyn Marks, mut at: u64, length: u64, mut each: impl FnMut(Mark, Day)) -> io::Result<Found> {
     let mut window = Window { file, length, start: 0, octets: Vec::new() };
-    let mut at = HEADER as u64;
     let mut found = Found { end: at, dropped: 0 };
     while at < length {
         if let Some(entries) = window.batch(at)? {

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{
     Day, Mark, MemoryError,
-    disk::{Disk, Marks},
+    disk::{Disk, Marks, Turn},
     format::{self, Found, HEADER},
     table::Table,
 };
@@ -72,6 +72,58 @@ impl Log {
         let created = write_new(&mut *disk, 0, &Table::new()).and_then(|new| disk.sync().map(|()| new));
         let (file, length) = created.map_err(|source| cannot_open("make", &*disk, source))?;
         Ok(Self { disk, file, length, suspect: false, behind: false, patience: 0 })
+    }
+
+    /// Lets in those who are to share the file.
+    pub(super) fn share(&mut self) -> io::Result<()> {
+        self.disk.share()
+    }
+
+    /// Waits for the turn, where the file is shared, and gives out what others have written since the last one.
+    pub(super) fn turn(&mut self, each: impl FnMut(Mark, Day)) -> io::Result<Turn> {
+        let turn = self.disk.turn()?;
+        self.begin(turn, each)
+    }
+
+    /// The same, unless it is somebody else's turn.
+    pub(super) fn free_turn(&mut self, each: impl FnMut(Mark, Day)) -> io::Result<Turn> {
+        let turn = self.disk.free_turn()?;
+        self.begin(turn, each)
+    }
+
+    /// Whether others may have written since the last turn. To be asked without a turn.
+    pub(super) fn has_news(&self) -> bool {
+        let is_as_known = || io::Result::Ok(!self.file.is_removed()? && self.file.length()? == self.length);
+        !is_as_known().unwrap_or(false)
+    }
+
+    fn begin(&mut self, turn: Turn, each: impl FnMut(Mark, Day)) -> io::Result<Turn> {
+        if turn.is_shared() {
+            self.catch_up(each)?;
+        }
+        Ok(turn)
+    }
+
+    /// Reads what others have written: behind what is known, or to a file that has taken this one's place.
+    fn catch_up(&mut self, each: impl FnMut(Mark, Day)) -> io::Result<()> {
+        if self.file.is_removed()? {
+            // Removed by somebody who does not share it: it is written anew.
+            let Some(file) = self.disk.open()? else { return Ok(()) };
+            format::latest_in(&beginning(&*file)?.1).map_err(io::Error::other)?;
+            (self.file, self.length) = (file, HEADER as u64);
+        }
+        let length = self.file.length()?;
+        if length == self.length {
+            return Ok(());
+        }
+        let found = format::scan_from(&*self.file, self.length, length, each)?;
+        // Whoever wrote what is torn has crashed, since it is our turn. And what a crashed process had not synced yet would be
+        // taken for remembered, and not be written again: afterwards it is on the disk.
+        let settled = if found.end < length { self.file.truncate(found.end) } else { Ok(()) };
+        let settled = settled.and_then(|()| self.file.sync_data());
+        self.suspect |= settled.is_err() || length < self.length || found.dropped > length.saturating_sub(found.end);
+        self.length = found.end;
+        settled
     }
 
     /// Gives out the file's entries again.

@@ -10,6 +10,7 @@ use platter::{CRASHES, Crash, Op, Platter};
 mod crashes;
 mod model;
 mod platter;
+mod sharing;
 
 /// A day in 2026.
 const TODAY: u64 = 20_700;
@@ -441,7 +442,7 @@ fn who_has_lost_the_lock_replaces_no_file() {
 fn many_sessions_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let calendar = Calendar::new();
-    let disk = Box::new(Directory::open(directory.path()).unwrap());
+    let disk = Box::new(Directory::open(directory.path(), Tenure::Alone).unwrap());
     let memory = Memory::assemble(disk, days(KEEP), Box::new(calendar.now()), EAGER).unwrap();
     memory.remember(&marks(&[255])).unwrap();
     thread::scope(|scope| {

@@ -205,19 +205,35 @@ impl Poptap {
         Self::launch(folder, configuration, &["--transcript", &store], Stdio::null())
     }
 
+    /// As [`Poptap::start`], but it is this program.
+    pub fn start_program(program: &Path, configuration: &str, arguments: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("poptap-it-").unwrap();
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
+        let arguments = [&["--transcript", store.as_str(), "--listen", "127.0.0.1:0"], arguments].concat();
+        let command = run_in(command_of(program, folder.path()), &folder, &arguments, Stdio::null());
+        Self::launch_by(folder, configuration, command)
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// As [`Poptap::as_configured`], and it may have so many descriptors.
     pub fn with_descriptors(count: usize, configuration: &str) -> Self {
         let folder = TempDir::with_prefix("poptap-it-").unwrap();
-        let store = folder.path().join("transcript");
+        let store = folder.path().join("transcript").to_str().unwrap().to_owned();
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("ulimit -n {count}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_poptap")]);
         shell.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder.path());
-        Self::launch_by(shell, folder, configuration, &["--transcript", store.to_str().unwrap()], Stdio::null())
+        let command = run_in(shell, &folder, &["--transcript", &store], Stdio::null());
+        Self::launch_by(folder, configuration, command)
     }
 
     /// As [`Poptap::start_in`], where its log goes to a file.
     pub fn logging_to(log: &Path, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let poptap = Self::spawn(command(folder.path()), folder, configuration, arguments, stdout);
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
+        let poptap = Self::spawn(folder, configuration, command);
         let deadline = Instant::now() + PATIENCE;
         while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on ")) {
             assert!(Instant::now() < deadline, "poptap does not listen");
@@ -227,22 +243,22 @@ impl Poptap {
     }
 
     fn launch(folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        Self::launch_by(command(folder.path()), folder, configuration, arguments, stdout)
+        let command = run_in(command(folder.path()), &folder, arguments, stdout);
+        Self::launch_by(folder, configuration, command)
     }
 
-    fn launch_by(command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let mut poptap = Self::spawn(command, folder, configuration, arguments, stdout);
+    /// By a command that runs it with `poptap.toml` in `folder`, which is written here.
+    pub fn launch_by(folder: TempDir, configuration: &str, command: Command) -> Self {
+        let mut poptap = Self::spawn(folder, configuration, command);
         let line = poptap.log_line("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
         poptap.address = rest.split_whitespace().next().unwrap().parse().unwrap();
         poptap
     }
 
-    fn spawn(mut command: Command, folder: TempDir, configuration: &str, arguments: &[&str], stdout: Stdio) -> Self {
-        let file = folder.path().join("poptap.toml");
-        fs::write(&file, configuration).unwrap();
-        command.args(["run", "-vv", "--config"]).arg(&file).args(arguments);
-        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    fn spawn(folder: TempDir, configuration: &str, mut command: Command) -> Self {
+        fs::write(folder.path().join("poptap.toml"), configuration).unwrap();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -281,6 +297,13 @@ impl Poptap {
     /// Writes its configuration file anew; it reads that at the next SIGHUP.
     pub fn reconfigure(&self, configuration: &str) {
         fs::write(self.folder.path().join("poptap.toml"), configuration).unwrap();
+    }
+
+    /// What `/proc/PID/status` says behind `field`.
+    pub fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{field} is not in\n{status}")).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -360,7 +383,18 @@ impl Left {
 
 /// The built program, alone with `folder` for its home.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poptap"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_poptap")), folder)
+}
+
+/// Completes a command so that it runs poptap with the configuration of this folder.
+fn run_in(mut command: Command, folder: &TempDir, arguments: &[&str], stdout: Stdio) -> Command {
+    command.args(["run", "-vv", "--config"]).arg(folder.path().join("poptap.toml")).args(arguments);
+    command.stdin(Stdio::null()).stdout(stdout);
+    command
+}
+
+fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder);
     command
 }

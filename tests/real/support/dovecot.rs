@@ -13,6 +13,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use super::network::{Host, Network};
 use super::owner::Owner;
 use super::process::{signal, wait};
 use super::{PASSWORD, PATIENCE, USER, certificates, free_port, mailbox};
@@ -72,11 +73,16 @@ impl Dovecot {
     pub(crate) fn start_with(settings: &[&str]) -> Self {
         // A port that was free a moment ago may have been taken since: then Dovecot ends at once, and we look again.
         for _ in 0..5 {
-            if let Some(dovecot) = Self::try_start(settings) {
+            if let Some(dovecot) = Self::try_start(settings, None) {
                 return dovecot;
             }
         }
         panic!("start Dovecot: it ended at once five times, see above");
+    }
+
+    /// Start one on a host of a test's own network, at the usual ports of all its addresses.
+    pub(crate) fn start_on(network: &Network, host: Host) -> Self {
+        Self::try_start(&["listen = *, ::"], Some((network, host))).expect("start Dovecot in a network namespace")
     }
 
     /// The plain listener's address; it offers STLS.
@@ -122,7 +128,7 @@ impl Dovecot {
         self.scratch.path().join("mail")
     }
 
-    fn try_start(settings: &[&str]) -> Option<Self> {
+    fn try_start(settings: &[&str], place: Option<(&Network, Host)>) -> Option<Self> {
         let scratch = TempDir::with_prefix("poptap-dovecot-").unwrap();
         let directory = scratch.path();
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -131,18 +137,30 @@ impl Dovecot {
         fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n")).unwrap();
 
         let owner = Owner::of_servers();
-        let ports = [free_port(), free_port(), free_port()];
+        let usual = [110, 995, 1110].map(|port| SocketAddr::from(([0, 0, 0, 0], port)));
+        let ports = if place.is_some() { usual } else { [free_port(), free_port(), free_port()] };
         let greeting = format!("ready as {}", directory.file_name().unwrap().to_string_lossy());
         let text = configuration(directory, &owner, ports, &greeting, settings);
         let file = directory.join("dovecot.conf");
         fs::write(&file, text).unwrap();
 
-        let mut command = Command::new("/usr/sbin/dovecot");
+        let mut command = match place {
+            None => Command::new("/usr/sbin/dovecot"),
+            // Only root can go there, and then becomes somebody else.
+            Some((network, host)) => {
+                let mut command = network.command(host, "setpriv", directory);
+                command.args([&format!("--reuid={}", owner.uid), &format!("--regid={}", owner.gid), "--clear-groups"]);
+                command.arg("/usr/sbin/dovecot");
+                command
+            }
+        };
         command.arg("-F").arg("-c").arg(&file).stdin(Stdio::null());
         command.stdout(fs::File::create(directory.join("output")).unwrap());
         command.stderr(Stdio::piped());
         if owner.differs {
             owner.take(directory);
+        }
+        if owner.differs && place.is_none() {
             command.uid(owner.uid).gid(owner.gid);
         }
         let mut child = command.spawn().expect("start /usr/sbin/dovecot (run tests/run, which installs it)");
@@ -150,7 +168,9 @@ impl Dovecot {
         let started = keep_log(child.stderr.take().unwrap(), Arc::clone(&log));
         let [plain, implicit, announced] = ports;
         let mut dovecot = Self { child: Some(child), plain, implicit, announced, authority, log, scratch };
-        if dovecot.is_ready(&started, &greeting) {
+        // Nobody else is where it has a place of its own.
+        let greeting = Some(greeting.as_str()).filter(|_| place.is_none());
+        if dovecot.is_ready(&started, greeting) {
             return Some(dovecot);
         }
         eprintln!("{}", dovecot.log());
@@ -158,9 +178,9 @@ impl Dovecot {
     }
 
     /// Waits until it has said that it starts, which it does behind binding its ports; false when it ended instead.
-    fn is_ready(&mut self, started: &Receiver<()>, greeting: &str) -> bool {
+    fn is_ready(&mut self, started: &Receiver<()>, greeting: Option<&str>) -> bool {
         match started.recv_timeout(PATIENCE) {
-            Ok(()) => greets(self.plain, greeting),
+            Ok(()) => greeting.is_none_or(|greeting| greets(self.plain, greeting)),
             Err(RecvTimeoutError::Disconnected) => {
                 wait(self.child.take().unwrap());
                 false

@@ -11,6 +11,7 @@ pub(crate) mod haproxy;
 pub(crate) mod inetd;
 pub(crate) mod mailbox;
 pub(crate) mod mailutils;
+pub(crate) mod network;
 pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::clients::isolated;
 use super::dovecot::{Dovecot, MODES, Mode};
+use super::network::{Host, Network};
 use super::process::{signal, wait};
 use super::transcript::Transcript;
 use super::{PATIENCE, certificates, scratch};
@@ -65,6 +66,14 @@ impl Proxy {
         let mut command = poptap(home.path());
         command.arg("run").arg("--config").arg(home.path().join("poptap.toml"));
         command.arg("--transcript").arg(home.path().join("transcript")).args(options);
+        Self::spawn(command, home, listeners)
+    }
+
+    /// The same, on a host of a test's own network.
+    pub(crate) fn start_on(network: &Network, host: Host, home: TempDir, listeners: usize) -> Self {
+        let mut command = poptap_in(network, host, home.path());
+        command.arg("run").arg("--config").arg(home.path().join("poptap.toml"));
+        command.arg("--transcript").arg(home.path().join("transcript"));
         Self::spawn(command, home, listeners)
     }
 
@@ -188,7 +197,15 @@ impl Drop for Proxy {
 
 /// The built binary, with nothing of the system's own set-up.
 pub(crate) fn poptap(home: &Path) -> Command {
-    let mut command = isolated(env!("CARGO_BIN_EXE_poptap"), home);
+    without_settings(isolated(env!("CARGO_BIN_EXE_poptap"), home))
+}
+
+/// The same, on a host of a test's own network.
+pub(crate) fn poptap_in(network: &Network, host: Host, home: &Path) -> Command {
+    without_settings(network.command(host, env!("CARGO_BIN_EXE_poptap"), home))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for name in ["POPTAP_CONFIG", "POPTAP_LOG", "RUST_LOG", "STATE_DIRECTORY"] {
         command.env_remove(name);
     }
