@@ -95,7 +95,8 @@ impl Places {
             tls.chains.iter().chain(&tls.mint).for_each(|pair| self.pair(pair));
             tls.client_ca.iter().for_each(|file| self.read_file(file));
         }
-        listener.upstreams.iter().for_each(|upstream| self.upstream(upstream));
+        listener.routing.iter().filter_map(|routing| routing.map_file()).for_each(|file| self.read_file(file));
+        listener.all_upstreams().for_each(|upstream| self.upstream(upstream));
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

@@ -288,13 +288,6 @@ impl Tracker {
         self.mode = Mode::Dismissed;
     }
 
-    /// The proxy asks on its own account; nothing else may be outstanding.
-    pub fn ask(&mut self, command: &Command<'_>) -> Ordinal {
-        self.last += 1;
-        self.pending.push_back(Pending::own(self.last, command));
-        self.last
-    }
-
     fn local(&mut self, keyword: Keyword, kind: Kind) -> Ordinal {
         self.last += 1;
         self.pending.push_back(Pending::local(self.last, keyword, kind));

@@ -1,4 +1,4 @@
-//! A login that the proxy leads to its server itself.
+//! What the proxy says on its own account: questions, and a login that it leads to its server.
 
 use std::sync::Arc;
 
@@ -9,6 +9,13 @@ use crate::pop3::{
 };
 
 impl Tracker {
+    /// The proxy asks on its own account; nothing else may be outstanding.
+    pub fn ask(&mut self, command: &Command<'_>) -> Ordinal {
+        self.last += 1;
+        self.pending.push_back(Pending::own(self.last, command));
+        self.last
+    }
+
     /// The proxy asks on its own account, ahead of what is outstanding: nothing of that has been sent.
     pub fn ask_before(&mut self, command: &Command<'_>) -> Ordinal {
         self.last += 1;
