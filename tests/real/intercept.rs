@@ -216,16 +216,10 @@ impl Lab {
         } else {
             text.replace("transparent", "allow_from = ['any']\ntransparent")
         };
-        let home = self.configured(&text);
+        let home = configured(&text);
         fs::copy(home.path().join("poptap.toml"), self.home.path().join("poptap.toml")).unwrap();
         self.rules(rules);
         Proxy::start_on(&self.network, Host::Router, home, listeners)
-    }
-
-    fn configured(&self, text: &str) -> tempfile::TempDir {
-        let home = scratch();
-        fs::write(home.path().join("poptap.toml"), text).unwrap();
-        home
     }
 
     /// Does on the router what `poptap intercept show-rules` prints.
@@ -260,4 +254,10 @@ impl Lab {
 fn sessions(transcript: &Transcript, count: usize) -> Vec<Value> {
     assert_eq!(transcript.sessions.len(), count, "{:#?}", transcript.sessions);
     transcript.sessions.clone()
+}
+
+fn configured(text: &str) -> tempfile::TempDir {
+    let home = scratch();
+    fs::write(home.path().join("poptap.toml"), text).unwrap();
+    home
 }
