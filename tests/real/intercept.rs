@@ -179,7 +179,9 @@ fn tls_is_carried_unread() {
 #[test]
 fn without_the_right_to_it_tproxy_does_not_start() {
     let lab = Lab::new();
-    let home = lab.configured("[[listener]]\naddress = ':1110'\nallow_from = ['any']\ntransparent = 'tproxy'\nupstream = 'original'\notherwise = 'plain'\n[transcript]\nenabled = false\n");
+    let home = configured(
+        "[[listener]]\naddress = ':1110'\nallow_from = ['any']\ntransparent = 'tproxy'\nupstream = 'original'\notherwise = 'plain'\n[transcript]\nenabled = false\n",
+    );
     // Nobody in particular has to read it.
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = lab.network.command(Host::Router, "setpriv", home.path());
