@@ -56,6 +56,10 @@ pub enum Outcome {
     NoGreeting,
     /// The client was told to start TLS with us, and nothing else is on its way to it: its handshake is due.
     StartTls,
+    /// A login is due: its server has to be reached, and the client waits for nothing else.
+    Login,
+    /// A login was refused, and the client has been told: it may try another one, with another server.
+    LoginRefused,
     /// A time limit expired.
     TimedOut(Limit),
     /// The client has got the last that it gets: a rule or a limit has ended the session.
@@ -185,8 +189,15 @@ where
                 return Poll::Ready(Outcome::Violation(violation));
             }
         }
+        let client_gone = self.client.writing == Writing::Failed || self.client.ended == Some(Ending::Reset);
+        if self.tap.is_login_refused() && self.client.writing == Writing::Clean && !client_gone {
+            return Poll::Ready(Outcome::LoginRefused);
+        }
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
+        }
+        if self.tap.is_login_due() && self.client.writing == Writing::Clean {
+            return Poll::Ready(Outcome::Login);
         }
         if self.is_handing_over() {
             return Poll::Ready(Outcome::StartTls);

@@ -48,7 +48,10 @@ use way::{Ways, distinct};
 
 use crate::{
     admission::{Admission, Denied},
-    config::{AllowFrom, Anomalies, Config, Limits, Listener, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode},
+    config::{
+        AllowFrom, Anomalies, Config, Limits, Listener, Routing, SocketOptions, StlsPolicy, Timeouts, TlsDemand, TlsMode,
+        Upstream,
+    },
     net::TlsConfigError,
     policy::{Memory, MemoryError, Rules},
     record::Store,
@@ -125,6 +128,9 @@ pub(crate) struct Terms {
     pub(crate) address: SocketAddr,
     /// To the upstreams, tried in this order; at least one.
     pub(crate) ways: Arc<[Arc<Way>]>,
+    /// There where the server is known only when somebody logs in; with the ways to those that users belong to. `ways` may be
+    /// none then.
+    pub(crate) routing: Option<(Arc<Routing>, Arc<[Arc<Way>]>)>,
     pub(crate) stls: StlsPolicy,
     pub(crate) tls: TlsMode,
     pub(crate) demand: TlsDemand,
@@ -330,7 +336,7 @@ impl House {
 impl Route {
     fn served(&self) -> Served {
         let terms = self.terms.load();
-        Served { address: self.address, tls: terms.tls, ways: Arc::clone(&terms.ways) }
+        Served { address: self.address, tls: terms.tls, ways: terms.all_ways().cloned().collect() }
     }
 }
 
@@ -368,6 +374,11 @@ impl Terms {
     /// The name of the upstream that is tried first: where a session is said to lead until another one is reached.
     pub(crate) fn first_choice(&self) -> &str {
         self.ways.first().map_or("", |way| &way.upstream.name)
+    }
+
+    /// Each way that its sessions may take.
+    fn all_ways(&self) -> impl Iterator<Item = &Arc<Way>> {
+        self.ways.iter().chain(self.routing.iter().flat_map(|(_, ways)| ways.iter()))
     }
 }
 
@@ -424,8 +435,15 @@ fn open(listener: &Listener) -> io::Result<Socket> {
 fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &House) -> Result<Terms, StartError> {
     let (address, key_log) = (listener.address, house.key_log.as_ref());
     let interception = Interception::new(listener, Arc::clone(&common.own), ways)?;
-    let ways = ways.reach_each(&listener.upstreams)?;
-    let ways = ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect();
+    let mut to = |upstreams: &[Arc<Upstream>]| -> Result<Arc<[Arc<Way>]>, StartError> {
+        let ways = ways.reach_each(upstreams)?;
+        Ok(ways.iter().map(|way| interception::fitted(Arc::clone(way), listener)).collect())
+    };
+    let routing = match &listener.routing {
+        Some(routing) => Some((Arc::new(routing.clone()), to(&routing.targets)?)),
+        None => None,
+    };
+    let ways = to(&listener.upstreams)?;
     let acceptor = listener.server_tls.as_ref().map(|settings| Acceptor::new(settings, key_log)).transpose();
     let acceptor = acceptor.map_err(|source| StartError::Acceptor { address, source })?;
     let (stls, tls, demand, asked_for) = (listener.stls, listener.tls, listener.demand, listener.address);
@@ -435,6 +453,7 @@ fn terms(listener: &Listener, common: &Common, ways: &mut Ways<'_>, house: &Hous
     Ok(Terms {
         address,
         ways,
+        routing,
         stls,
         tls,
         demand,

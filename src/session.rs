@@ -4,6 +4,7 @@ mod announced;
 mod closing;
 mod misdirected;
 mod reach;
+mod routing;
 mod secure;
 mod unread;
 
@@ -40,13 +41,21 @@ use secure::{Mode, secure};
 ///
 /// What a beginning and an end need is boxed: while a session only waits, it holds none of it.
 pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: &House, visit: Visit) {
-    let Some(mut session) = Box::pin(begin(client, caller, terms, house, visit)).await else { return };
-    let mut outcome = session.relay().await;
-    if matches!(outcome, Some(Outcome::StartTls)) {
-        let Some(secured) = Box::pin(session.start_tls()).await else { return };
-        session = secured;
-        outcome = session.relay().await;
-    }
+    let begun = match &terms.routing {
+        None => Box::pin(begin(client, caller, terms, house, visit)).await,
+        Some(_) => Box::pin(routing::begin(client, caller, terms, house, visit)).await,
+    };
+    let Some(mut session) = begun.map(Box::new) else { return };
+    let outcome = loop {
+        let outcome = session.relay().await;
+        let goes_on = match outcome {
+            Some(Outcome::StartTls) => Box::pin(session.start_tls()).await,
+            Some(Outcome::LoginRefused) => Box::pin(routing::again(*session)).await,
+            outcome => break outcome,
+        };
+        let Some(other) = goes_on else { return };
+        session = Box::new(other);
+    };
     Box::pin(session.end(outcome)).await;
 }
 
@@ -76,7 +85,7 @@ async fn begin<'a>(client: Stream, caller: Caller, terms: &'a Terms, house: &'a 
         _ => Client { stream: client, caller, tls: None, visit, dialled },
     };
     let reached = tokio::select! {
-        reached = reach(&client, led, terms, &mut recorder) => reached,
+        reached = reach(&client, led, terms, &terms.ways, &mut recorder) => reached,
         () = reset(&client.stream) => return over(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return over(*recorder, cut_short(house)),
     };
@@ -189,11 +198,8 @@ impl<'a> Session<'a> {
         if let Some(tls) = connected.tls {
             recorder.tls(tls);
         }
-        let filter = policy(&client, terms, &way.upstream, settings(&client, terms, &way.upstream));
-        let limits = &terms.limits;
-        let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
-        let tap = Tap::new(recorder, filter, limits.outstanding, house.pool.clone());
-        let mut tap = tap.within(SessionLimits { commands, octets });
+        let filter = policy(&client, terms, &way.upstream.name, settings(&client, terms, &way.upstream));
+        let mut tap = tap(recorder, filter, terms, house);
         tap.preload(&connected.received);
         Self { client, upstream: connected.stream, way, tap, terms, house }
     }
@@ -219,7 +225,7 @@ impl<'a> Session<'a> {
         };
         let settings = settings(&client, terms, &way.upstream);
         if !way.upstream.proxy_protocol.tells_tls() {
-            tap.secured(policy(&client, terms, &way.upstream, settings));
+            tap.secured(policy(&client, terms, &way.upstream.name, settings));
             return Some(Self { client, upstream, way, tap, terms, house });
         }
         drop(upstream);
@@ -232,7 +238,7 @@ impl<'a> Session<'a> {
                 if let Some(tls) = connected.tls {
                     tap.observer().tls(tls);
                 }
-                tap.secured_anew(policy(&client, terms, &way.upstream, Settings { drop_greeting: true, ..settings }));
+                tap.secured_anew(policy(&client, terms, &way.upstream.name, Settings { drop_greeting: true, ..settings }));
                 tap.preload(&connected.received);
                 upstream = connected.stream;
                 Some(Self { client, upstream, way, tap, terms, house })
@@ -246,45 +252,57 @@ impl<'a> Session<'a> {
 
     async fn end(self, outcome: Option<Outcome>) {
         let Self { client, upstream, way, mut tap, terms, house } = self;
-        let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
         // The server's side ends first: nothing of the client's may reach it any more.
         drop(upstream);
         let ungreeted = outcome.as_ref().and_then(|outcome| ungreeted(outcome, &way.connector));
         settle(&way, ungreeted.as_ref(), tap.observer().is_greeted());
-        let closed = match (&ungreeted, &outcome) {
-            _ if objection.is_some() => strict(objection),
-            (Some(error), _) => failed(error),
-            (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
-            (None, Some(outcome)) => describe(outcome, tap.has_quit()),
-            (None, None) => cut_short(house),
-        };
-        let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
-        let own = objection.map_or_else(|| own.to_owned(), strict_line);
-        let line = ungreeted.as_ref().map_or(own, ConnectError::client_line);
-        if outcome.as_ref().is_some_and(is_client_there) {
-            if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
-                cut_off(client.stream).await;
-            } else {
-                last_words(client.stream, &line).await;
-            }
-        }
-        let _ended: Option<()> = finish(tap, closed);
+        conclude(client, tap, (terms, house), outcome, ungreeted).await;
     }
 }
 
-/// What decides in a session from here on.
-fn policy(client: &Client, terms: &Terms, upstream: &Upstream, settings: Settings) -> Policy {
-    let facts = Facts {
-        client: client.caller.address.ip(),
-        listener: terms.asked_for,
-        upstream: &upstream.name,
-        tls: client.tls.is_some(),
+/// The end of a session whose server's side has ended, or was never there.
+async fn conclude(
+    client: Client,
+    mut tap: Tap<Box<Recorder>, Policy>,
+    (terms, house): (&Terms, &House),
+    outcome: Option<Outcome>,
+    ungreeted: Option<ConnectError>,
+) {
+    let objection = outcome.as_ref().and_then(|outcome| objection(outcome, tap.observer()));
+    let closed = match (&ungreeted, &outcome) {
+        _ if objection.is_some() => strict(objection),
+        (Some(error), _) => failed(error),
+        (None, Some(Outcome::Dismissed)) => dismissed(tap.dismissal()),
+        (None, Some(outcome)) => describe(outcome, tap.has_quit()),
+        (None, None) => cut_short(house),
     };
+    let own = outcome.as_ref().and_then(|outcome| last_line(outcome, terms)).unwrap_or_default();
+    let own = objection.map_or_else(|| own.to_owned(), strict_line);
+    let line = ungreeted.as_ref().map_or(own, ConnectError::client_line);
+    if outcome.as_ref().is_some_and(is_client_there) {
+        if tap.is_within_reply() || outcome.as_ref().is_some_and(is_cut) {
+            cut_off(client.stream).await;
+        } else {
+            last_words(client.stream, &line).await;
+        }
+    }
+    let _ended: Option<()> = finish(tap, closed);
+}
+
+fn tap(recorder: Box<Recorder>, filter: Policy, terms: &Terms, house: &House) -> Tap<Box<Recorder>, Policy> {
+    let limits = &terms.limits;
+    let (commands, octets) = (limits.commands.unwrap_or(u64::MAX), limits.octets.unwrap_or(u64::MAX));
+    Tap::new(recorder, filter, limits.outstanding, house.pool.clone()).within(SessionLimits { commands, octets })
+}
+
+/// What decides in a session from here on.
+fn policy(client: &Client, terms: &Terms, upstream: &str, settings: Settings) -> Policy {
+    let facts = Facts { client: client.caller.address.ip(), listener: terms.asked_for, upstream, tls: client.tls.is_some() };
     let guard = policy::Terms {
         rules: terms.rules.for_session(&facts),
         caps: Caps { command: terms.limits.command_line, sasl: terms.limits.sasl_line },
         memory: terms.memory.clone(),
-        upstream: client.dialled.map_or_else(|| upstream.name.clone(), |there| format!("{} {there}", upstream.name)).into(),
+        upstream: client.dialled.map_or_else(|| upstream.to_owned(), |there| format!("{upstream} {there}")).into(),
         visit: Some(Arc::clone(&client.visit)),
     };
     Policy::new(settings, Some(guard))

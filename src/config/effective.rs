@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     AllowFrom, Anomalies, Config, HttpAddress, Limits, ListenPlace, Listener, Log, MetricsEndpoint, Network, PageEndpoint, Place,
-    Process, Retention, Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream,
+    Process, Retention, Routing, Rule, ServerTls, Shield, Timeouts, TlsDemand, TlsMode, Transcript, Upstream, UserRoute,
     address::ListenAddress,
     file::{
         File, KeepSection, KeyPairSection, LimitsSection, ListenerSection, LogSection, MintSection, PolicySection, ShieldSection,
@@ -21,6 +21,7 @@ use super::{
     },
     http::{MetricsSection, WebSection},
     process::ProcessSection,
+    routing::RouteSection,
     rule::OneOrMany,
     values::{Period, Size, WaitLimit},
 };
@@ -72,7 +73,7 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 
 fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
     let mut distinct: Vec<&Arc<Upstream>> = Vec::new();
-    for upstream in listeners.iter().flat_map(|listener| &listener.upstreams) {
+    for upstream in listeners.iter().flat_map(Listener::all_upstreams) {
         if !upstream.is_original() && !distinct.contains(&upstream) {
             distinct.push(upstream);
         }
@@ -83,7 +84,10 @@ fn distinct_upstreams(listeners: &[Listener]) -> Vec<&Upstream> {
 fn listener_section(listener: &Listener) -> ListenerSection {
     ListenerSection {
         address: Some(unplaced(place(listener))),
-        upstream: Some(unplaced(intercept::upstream_names(listener))),
+        upstream: Some(unplaced(intercept::upstream_names(listener))).filter(|_| !listener.upstreams.is_empty()),
+        route: listener.routing.as_ref().and_then(routes).map(unplaced),
+        map: listener.routing.as_ref().and_then(Routing::map_file).map(|file| unplaced(file.to_owned())),
+        capabilities: listener.routing.as_ref().map(|routing| unplaced(routing.capabilities.clone())),
         allow_from: Some(allowed(&listener.allow_from)),
         deny_from: some_networks(&listener.deny_from),
         proxy_from: some_networks(&listener.proxy_from),
@@ -100,6 +104,15 @@ fn listener_section(listener: &Listener) -> ListenerSection {
         source: Some(unplaced(listener.source)),
         ..listener.server_tls.as_ref().map(server_tls).unwrap_or_default()
     }
+}
+
+fn routes(routing: &Routing) -> Option<Vec<RouteSection>> {
+    let section = |route: &UserRoute| RouteSection {
+        user: unplaced(route.pattern.as_str().to_owned()),
+        upstream: unplaced(route.upstream.to_string()),
+        rewrite: route.rewrite.clone().map(unplaced),
+    };
+    Some(routing.routes.iter().map(section).collect()).filter(|routes: &Vec<_>| !routes.is_empty())
 }
 
 fn one_or_many<T: Clone>(values: Vec<T>) -> OneOrMany<T> {

@@ -19,6 +19,7 @@ use super::{
     intercept::{DestinationSection, Otherwise, Source, Transparent},
     listen_place::ListenPlace,
     process::ProcessSection,
+    routing::RouteSection,
     rule::{OneOrMany, RuleSection},
     values::{Period, Size, WaitLimit},
 };
@@ -88,6 +89,15 @@ pub(super) struct ListenerSection {
     /// only one upstream.
     #[schemars(with = "Option<OneOrMany<String>>")]
     pub(super) upstream: Option<Spanned<OneOrMany<String>>>,
+    /// Users by pattern: the first that matches says where a user is carried to. `upstream` is for all others.
+    #[schemars(with = "Option<Vec<RouteSection>>")]
+    pub(super) route: Option<Spanned<Vec<RouteSection>>>,
+    /// A file of users, `user upstream [newname]` a line, that is asked before `route`.
+    #[schemars(with = "Option<PathBuf>")]
+    pub(super) map: Option<Spanned<PathBuf>>,
+    /// What CAPA says before the login where users are routed; STLS is added where it is offered.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) capabilities: Option<Spanned<Vec<String>>>,
     /// Who may connect besides this host's own clients: networks, or `any`.
     pub(super) allow_from: Option<Vec<Network>>,
     /// Networks whose clients are refused, whatever `allow_from` says, and though they be on this host.

@@ -14,6 +14,7 @@ mod process;
 mod provision;
 mod reading;
 mod resolve;
+mod routing;
 mod rule;
 mod security;
 mod socket;
@@ -42,6 +43,7 @@ pub use message_size::MessageSize;
 pub use process::{Process, SandboxPolicy};
 pub use provision::provision;
 pub use resolve::{Loaded, Probed, load, probed};
+pub use routing::{MapFault, Routed, Routing, UserMap, UserRoute};
 pub use rule::{CommandWord, Pattern, ReplyShape, Rule, RuleAction, Shield, SizeBound, When};
 pub use security::{Accept, ClientCert, KeyPair, Pin, ProxyProtocol, ServerTls, TlsDemand, TlsMode, TlsVersion};
 pub use socket::SocketOptions;
@@ -103,6 +105,8 @@ pub struct Listener {
     pub demand: TlsDemand,
     /// Certificates; there where `tls` is not plain.
     pub server_tls: Option<ServerTls>,
+    /// Which server its users belong to; its `upstreams` are then for those of whom nothing else is said, and may be none.
+    pub routing: Option<Routing>,
     /// There where it takes connections that were meant for others.
     pub interception: Option<Interception>,
     /// What servers are dialled from.
@@ -437,6 +441,11 @@ impl Listener {
     #[must_use]
     pub fn may_be_plain(&self) -> bool {
         self.tls.may_be_plain(self.demand)
+    }
+
+    /// Its upstreams, and then those that its users are routed to.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter().chain(self.routing.iter().flat_map(|routing| &routing.targets))
     }
 
     /// The names of its upstreams, in their order.

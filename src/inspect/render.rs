@@ -247,7 +247,7 @@ fn decision(decision: &Decision) -> Line {
 }
 
 /// What a decision did, and what it would have done.
-const DECISIONS: [(&str, &str, &str); 10] = [
+const DECISIONS: [(&str, &str, &str); 11] = [
     ("allow", "lets it pass", "let it pass"),
     ("answer", "answers it instead of the server", "answer it instead of the server"),
     ("rewrite", "sends another line in its place", "send another line in its place"),
@@ -256,6 +256,7 @@ const DECISIONS: [(&str, &str, &str); 10] = [
     ("remove-line", "leaves a line out of the server's answer", "leave a line out of the server's answer"),
     ("edit-line", "changes a line of the server's", "change a line of the server's"),
     ("add-line", "adds a line to the server's answer", "add a line to the server's answer"),
+    ("route", "leads the login to its server", "lead the login to its server"),
     ("delay", "holds the answer back", "hold the answer back"),
     ("close", "closes the session", "close the session"),
 ];

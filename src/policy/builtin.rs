@@ -41,14 +41,24 @@ pub struct ListenerHop {
 }
 
 impl Settings {
-    /// What two hops ask for; `is_tls` says that the client's is inside TLS now.
+    /// What the client's hop asks for where there is no server yet.
     #[must_use]
-    pub fn of_hops(listener: ListenerHop, upstream: &Upstream, is_tls: bool) -> Self {
-        let client = match listener.tls {
+    pub fn without_server(listener: ListenerHop, is_tls: bool) -> Self {
+        Self { client: Self::hop(listener, is_tls), refuse_stls: true, ..Self::default() }
+    }
+
+    fn hop(listener: ListenerHop, is_tls: bool) -> ClientHop {
+        match listener.tls {
             _ if is_tls => ClientHop::Tls,
             TlsMode::Stls => ClientHop::Stls { required: listener.demand == TlsDemand::Required },
             TlsMode::Plain | TlsMode::Implicit => ClientHop::Plain,
-        };
+        }
+    }
+
+    /// What two hops ask for; `is_tls` says that the client's is inside TLS now.
+    #[must_use]
+    pub fn of_hops(listener: ListenerHop, upstream: &Upstream, is_tls: bool) -> Self {
+        let client = Self::hop(listener, is_tls);
         // Its answer to the first connection's timestamp would not fit the second one's.
         let will_reconnect = matches!(client, ClientHop::Stls { .. }) && upstream.proxy_protocol.tells_tls();
         Self {

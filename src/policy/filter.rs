@@ -1,13 +1,20 @@
 //! The filter of a session: the built-in handling, behind it the user's rules where there are any.
 
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
 use super::{
     builtin::{Builtin, Settings},
-    guard::{Guard, Terms},
+    front::{Front, FrontTerms, local},
+    guard::Guard,
     rules::Applicable,
     shield::Change,
+    terms::Terms,
 };
 use crate::{
-    pop3::{Command, Keyword, Ordinal, Status},
+    config::Routed,
+    pop3::{Command, Keyword, Ordinal, Plain, Stage, Status},
     tap::{
         Addition, After, Asked, Caps, Context, Edit, Filter, Hold, Note, Question, Replied, Replying, SaslVerdict, Told, Verdict,
         ViolationKind,
@@ -19,6 +26,8 @@ pub struct Policy {
     builtin: Builtin,
     /// Boxed, since it is large and most sessions have none.
     guard: Option<Box<Guard>>,
+    /// There until somebody is logged in, where users are routed.
+    front: Option<Box<Front>>,
 }
 
 impl Policy {
@@ -29,7 +38,112 @@ impl Policy {
         // What is end to end inside TLS, nobody can hold to any rule.
         let strict = guard.as_ref().is_some_and(|guard| guard.caps().is_some());
         let settings = Settings { refuse_stls: settings.refuse_stls || strict, ..settings };
-        Self { builtin: Builtin::new(settings), guard }
+        Self { builtin: Builtin::new(settings), guard, front: None }
+    }
+
+    /// The same for a client whose server is known only when it logs in.
+    pub(crate) fn routing(self, terms: FrontTerms) -> Self {
+        Self { front: Some(Box::new(Front::new(terms))), ..self }
+    }
+
+    /// Where the login that is due leads.
+    pub(crate) fn routed(&self) -> Option<&Routed> {
+        self.front.as_ref()?.routed()
+    }
+
+    /// A server was reached for the login, which is to greet.
+    pub(crate) fn reached(&mut self, settings: Settings) {
+        self.builtin = Builtin::new(Settings { drop_greeting: true, ..settings });
+    }
+
+    /// Logins that were refused in this session before the one that is under way.
+    pub(crate) fn refused(&self) -> usize {
+        self.front.as_ref().map_or(0, |front| front.refused())
+    }
+
+    /// The login was refused by poptap itself.
+    pub(crate) fn login_refused(&mut self, reply: Replied<'_>) -> After {
+        self.guard.as_mut().map_or(After::GoOn, |guard| guard.replied(reply))
+    }
+
+    /// What the built-in handling, the rules and the limits make of a command.
+    fn judged(&mut self, command: &Command<'_>, context: Context) -> Verdict {
+        let Some(guard) = &mut self.guard else { return self.builtin.command(command, context) };
+        if let Some(violation) = Builtin::turns_away(command, context) {
+            return Verdict::Close(violation);
+        }
+        let builtin = &mut self.builtin;
+        if guard.caps().is_some() {
+            return guard.judge(command, context, |command, context| builtin.command(command, context));
+        }
+        match builtin.command(command, context) {
+            Verdict::Forward(wants) => match guard.login(command, context) {
+                Ok(more) => Verdict::Forward(wants.or(more)),
+                Err(denied) => denied,
+            },
+            other => other,
+        }
+    }
+
+    /// What becomes of a command while there is no server.
+    fn answered(&mut self, command: &Command<'_>, context: Context) -> Verdict {
+        self.aim_for(Front::named(command));
+        let verdict = self.judged(command, context);
+        let (line, wants) = match &verdict {
+            Verdict::Forward(wants) => (command.line, *wants),
+            Verdict::Rewrite { text, wants, .. } => (text.trim_ascii_end(), *wants),
+            _ => return verdict,
+        };
+        let line = Zeroizing::new(line.to_vec());
+        if self.guard.as_ref().is_some_and(|guard| guard.caps().is_none()) {
+            self.passed(command, context);
+        }
+        let sent = Command::parse(&line);
+        if sent.keyword == Keyword::Capa && !sent.has_argument() {
+            return self.capabilities(context);
+        }
+        self.front.as_mut().map_or(verdict, |front| front.answer(&sent, wants))
+    }
+
+    /// The rules of the upstream that `user` belongs to hold from here on.
+    fn aim_for(&mut self, user: Option<String>) {
+        if let (Some(user), Some(front), Some(guard)) = (user, &self.front, &mut self.guard) {
+            let (rules, upstream) = front.rules_for(&user);
+            guard.aim(rules, upstream);
+        }
+    }
+
+    /// CAPA's listing, edited as a server's would be.
+    fn capabilities(&mut self, context: Context) -> Verdict {
+        let reply = Replying { n: context.n, keyword: Some(Keyword::Capa), stage: context.stage };
+        let mut text = b"+OK\r\n".to_vec();
+        let lines = self.front.as_ref().map(|front| front.capabilities()).unwrap_or_default();
+        for line in lines {
+            match self.response_line(reply, line.as_bytes()) {
+                Edit::Keep => text.extend_from_slice(line.as_bytes()),
+                Edit::Remove { .. } => {}
+                Edit::Replace { text: other, .. } => text.extend_from_slice(&other),
+            }
+        }
+        while let Some(Addition { text: line, .. }) = self.last_line(reply) {
+            text.extend_from_slice(&line);
+        }
+        text.extend_from_slice(b".\r\n");
+        local(&text)
+    }
+
+    /// What becomes of a SASL response while there is no server.
+    fn response(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
+        self.aim_for(Plain::read(line).map(|plain| plain.user().to_owned()));
+        let verdict = self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line, whole));
+        match (verdict, &mut self.front) {
+            (SaslVerdict::Forward, Some(front)) => front.response(line, whole),
+            (SaslVerdict::Cancel { rule }, _) => {
+                let text = self.guard.as_mut().and_then(|guard| guard.replies.take_text(auth));
+                SaslVerdict::Refuse { text: text.unwrap_or_else(|| Arc::from(&b"-ERR not allowed here\r\n"[..])), rule }
+            }
+            (verdict, _) => verdict,
+        }
     }
 
     /// Takes the rules out, until they are put back: what passes meanwhile is presumed.
@@ -56,6 +170,9 @@ const LOGINS: [&[u8]; 3] = [b"PASS", b"APOP", b"AUTH"];
 
 impl Filter for Policy {
     fn caps(&self) -> Option<Caps> {
+        if self.front.is_some() {
+            return Some(Front::CAPS);
+        }
         self.guard.as_ref()?.caps()
     }
 
@@ -67,21 +184,7 @@ impl Filter for Policy {
     }
 
     fn command(&mut self, command: &Command<'_>, context: Context) -> Verdict {
-        let Some(guard) = &mut self.guard else { return self.builtin.command(command, context) };
-        if let Some(violation) = Builtin::turns_away(command, context) {
-            return Verdict::Close(violation);
-        }
-        let builtin = &mut self.builtin;
-        if guard.caps().is_some() {
-            return guard.judge(command, context, |command, context| builtin.command(command, context));
-        }
-        match builtin.command(command, context) {
-            Verdict::Forward(wants) => match guard.login(command, context) {
-                Ok(more) => Verdict::Forward(wants.or(more)),
-                Err(denied) => denied,
-            },
-            other => other,
-        }
+        if self.front.is_some() { self.answered(command, context) } else { self.judged(command, context) }
     }
 
     fn passed(&mut self, command: &Command<'_>, context: Context) {
@@ -93,6 +196,9 @@ impl Filter for Policy {
     }
 
     fn sasl(&mut self, auth: Ordinal, line: &[u8], whole: bool) -> SaslVerdict {
+        if self.front.is_some() {
+            return self.response(auth, line, whole);
+        }
         self.guard.as_mut().map_or(SaslVerdict::Forward, |guard| guard.sasl(auth, line, whole))
     }
 
@@ -107,6 +213,9 @@ impl Filter for Policy {
     }
 
     fn replied(&mut self, reply: Replied<'_>) -> After {
+        if reply.stage == Stage::Transaction {
+            self.front = None;
+        }
         match &mut self.guard {
             Some(guard) if guard.watches(reply.keyword) => guard.replied(reply),
             _ => After::GoOn,

@@ -12,6 +12,7 @@ use super::{
     rules::{Applicable, Compiled, Question},
     ruling::{Decided, Onward, Ruling, decide, has_odd_number, message_number, named, note, refuse, refuse_as},
     shield::{self, Change, Course, Shield},
+    terms::Terms,
 };
 use crate::{
     admission::Visit,
@@ -42,34 +43,6 @@ pub(super) struct Guard {
     notes: VecDeque<Note>,
     /// An AUTH whose exchange is still to tell who it is for: its line, to be judged then.
     undecided: Option<Vec<u8>>,
-}
-
-/// What a guard starts with.
-pub struct Terms {
-    /// The rules that can apply in this session.
-    pub rules: Applicable,
-    /// How long lines may be where a rule is enforced.
-    pub caps: Caps,
-    /// What was shielded before; `None` where nothing is remembered.
-    pub memory: Option<Arc<Memory>>,
-    /// The upstream's name.
-    pub upstream: Arc<str>,
-    /// The client's stay; without one there are no limits on logins.
-    pub(crate) visit: Option<Arc<Mutex<Visit>>>,
-}
-
-impl Terms {
-    /// Rules alone: nothing is remembered, and nothing counted.
-    #[must_use]
-    pub fn of_rules(rules: Applicable, caps: Caps) -> Self {
-        Self { rules, caps, memory: None, upstream: Arc::from(""), visit: None }
-    }
-
-    /// What was shielded on this upstream before is hidden, and what is shielded now will be.
-    #[must_use]
-    pub fn remembering(self, memory: Arc<Memory>, upstream: &str) -> Self {
-        Self { memory: Some(memory), upstream: Arc::from(upstream), ..self }
-    }
 }
 
 impl Guard {
@@ -112,6 +85,13 @@ impl Guard {
     /// Puts other rules in place of those that are there; whether the session fails closed stays as it is.
     pub(super) fn swap_rules(&mut self, rules: Applicable) -> Applicable {
         std::mem::replace(&mut self.rules, rules)
+    }
+
+    /// The session leads to this upstream: other rules may hold.
+    pub(super) fn aim(&mut self, rules: Applicable, upstream: Arc<str>) {
+        self.closed = rules.is_enforced().then_some(self.caps);
+        self.has_rules = !rules.is_empty();
+        (self.rules, self.upstream) = (rules, upstream);
     }
 
     /// None of the rules.

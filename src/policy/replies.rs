@@ -103,6 +103,11 @@ impl Replies {
         }
     }
 
+    /// The status line that was to stand in the server's place.
+    pub(super) fn take_text(&mut self, n: Ordinal) -> Option<Arc<[u8]>> {
+        self.of(n)?.text.take().map(|(text, _)| text)
+    }
+
     /// What the shield changes in the reply to `n`.
     pub(super) fn change(&mut self, n: Ordinal) -> Change {
         self.of(n).map_or(Change::Nothing, |due| due.change)

@@ -123,7 +123,7 @@ fn readable(mechanism: &str, user: &[u8]) -> Option<String> {
 }
 
 /// Base64, padded or not; of a cut line, the whole groups of four.
-fn decode(line: &[u8], whole: bool) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn decode(line: &[u8], whole: bool) -> Option<Zeroizing<Vec<u8>>> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,
         GeneralPurposeConfig::new()

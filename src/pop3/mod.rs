@@ -6,6 +6,7 @@ mod command;
 pub(crate) mod identity;
 mod line;
 mod pending;
+mod plain;
 mod response;
 mod tracker;
 
@@ -14,6 +15,7 @@ pub use capability::{Capability, apop_timestamp};
 pub use command::{Command, Keyword};
 pub use line::LineEnd;
 pub use pending::Wants;
+pub(crate) use plain::Plain;
 pub use response::Status;
 pub use tracker::{ClientExpects, Labelled, Loss, Ordinal, Receiving, ServerExpects, Tracker};
 

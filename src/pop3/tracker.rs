@@ -4,6 +4,8 @@
 //! real servers send none, one, two or three replies to one line. Where the pairing can no longer be known it says so, once
 //! and for good, with [`Labelled::Lost`].
 
+mod login;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{

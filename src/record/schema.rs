@@ -408,7 +408,7 @@ pub struct Decision {
     /// The command concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
-    /// `allow`, `answer`, `rewrite`, `shield`, `tag`, `remove-line`, `edit-line`, `add-line`, `delay`, `close`.
+    /// `allow`, `answer`, `rewrite`, `shield`, `tag`, `remove-line`, `edit-line`, `add-line`, `route`, `delay`, `close`.
     pub action: String,
     /// The rule that decided.
     pub rule: String,

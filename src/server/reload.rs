@@ -127,7 +127,7 @@ impl Reloader {
     #[must_use]
     pub fn ways(&self) -> Vec<Arc<Way>> {
         let terms: Vec<_> = self.house.routes().iter().map(|route| route.terms.load_full()).collect();
-        distinct(terms.iter().flat_map(|terms| terms.ways.iter()))
+        distinct(terms.iter().flat_map(|terms| terms.all_ways()))
     }
 
     /// How the store of all sessions is doing.
@@ -175,5 +175,5 @@ fn fit(terms: &Terms) -> Result<(), ReloadError> {
 
 fn expiries(terms: &Terms) -> Vec<Expiry> {
     let presented = terms.acceptor.as_ref().map(super::Acceptor::expiries).unwrap_or_default();
-    presented.into_iter().chain(terms.ways.iter().flat_map(|way| way.connector.expiries())).collect()
+    presented.into_iter().chain(terms.all_ways().flat_map(|way| way.connector.expiries())).collect()
 }

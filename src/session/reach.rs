@@ -24,17 +24,18 @@ pub(super) async fn reach(
     client: &Client,
     led: Option<Led>,
     terms: &Terms,
+    ways: &[Arc<Way>],
     recorder: &mut Recorder,
 ) -> Result<(Arc<Way>, Connected), ConnectError> {
     if let Some(Led { way, .. }) = led {
         let connected = alone(client, terms, &way).await?;
         return Ok((way, connected));
     }
-    if let [only] = &terms.ways[..] {
+    if let [only] = ways {
         return Ok((Arc::clone(only), alone(client, terms, only).await?));
     }
-    let mut search = Search { client, terms, recorder, tried: Vec::new(), error: None };
-    for way in &*terms.ways {
+    let mut search = Search { client, terms, ways, recorder, tried: Vec::new(), error: None };
+    for way in ways {
         if let Some(attempt) = way.health.try_it()
             && let Some(connected) = search.go(way, attempt).await
         {
@@ -42,7 +43,7 @@ pub(super) async fn reach(
         }
     }
     // All that were not tried rest. Who has rested the longest may be there again.
-    let resting = terms.ways.iter().filter(|way| !search.has_tried(way));
+    let resting = ways.iter().filter(|way| !search.has_tried(way));
     if let Some(way) = resting.min_by_key(|way| way.health.down_since())
         && let Some(connected) = search.go(way, way.health.try_anyway()).await
     {
@@ -75,6 +76,7 @@ async fn alone(client: &Client, terms: &Terms, way: &Way) -> Result<Connected, C
 struct Search<'s> {
     client: &'s Client,
     terms: &'s Terms,
+    ways: &'s [Arc<Way>],
     recorder: &'s mut Recorder,
     tried: Vec<&'s Arc<Way>>,
     /// What the client is told if none serves.
@@ -119,9 +121,9 @@ impl<'s> Search<'s> {
 
     /// The transcript says which one, unless it is the one that comes first.
     fn reached(&mut self, way: &Arc<Way>) {
-        let before = self.terms.ways.iter().take_while(|other| !Arc::ptr_eq(other, way));
+        let before = self.ways.iter().take_while(|other| !Arc::ptr_eq(other, way));
         let resting: Vec<_> = before.filter(|other| !self.has_tried(other)).map(|other| other.upstream.name.clone()).collect();
-        if way.upstream.name != self.terms.first_choice() {
+        if self.ways.first().is_none_or(|first| !Arc::ptr_eq(first, way)) {
             let upstream = way.upstream.name.clone();
             tracing::info!(session = self.recorder.id(), upstream, "carried to another upstream than the first");
             self.recorder.reached(schema::Reached { upstream, resting });

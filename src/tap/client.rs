@@ -38,6 +38,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.put_question() {
             return true;
         }
+        if self.holds_for_login() && !self.tracker.is_opaque() {
+            return self.tell_login();
+        }
         if self.client.unlabelled().is_empty() {
             return self.client.is_ended() && self.unfinished(Peer::Client);
         }
@@ -164,6 +167,10 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 self.rewrite(length, text, &rule, wants);
                 None
             }
+            Verdict::Login { script, wants } => {
+                self.hold_login(length, wants, script);
+                None
+            }
             Verdict::Wait => None,
             Verdict::Close(violation) => {
                 self.violate(violation);
@@ -243,6 +250,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 self.client.skip(length);
                 self.client.insert(Arc::from(CANCELS));
             }
+            SaslVerdict::Login { script } => self.hold_response(auth, length, Ok(script)),
+            SaslVerdict::Refuse { text, rule } => self.hold_response(auth, length, Err((text, rule))),
             SaslVerdict::Dismiss { text, rule } => self.dismiss_in_exchange(auth, length, text, rule),
         }
         false

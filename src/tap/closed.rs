@@ -85,7 +85,12 @@ impl<O: Observer, F: Filter> Tap<O, F> {
                 self.pass_client_piece();
             }
             // It was rewritten, has to wait, or the session is closed.
-            None => return self.violation.is_some() || !self.client.may_insert() || self.tracker.lines() > lines,
+            None => {
+                return self.violation.is_some()
+                    || self.login.is_some()
+                    || !self.client.may_insert()
+                    || self.tracker.lines() > lines;
+            }
         }
         true
     }

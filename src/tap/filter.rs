@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use super::{Action, Ordinal, Violation, ViolationKind};
+use super::{Action, Ordinal, Script, Violation, ViolationKind};
 use crate::pop3::{Command, Keyword, Stage, Status, Wants};
 
 /// Somebody who may refuse, answer or edit.
@@ -280,6 +280,14 @@ pub enum Verdict {
         /// The rule that decided.
         rule: Rule,
     },
+    /// It is a login, and is held until its server is reached; what that is told is the script. Without one the client is asked
+    /// for its SASL response first. Only where the session fails closed.
+    Login {
+        /// What the server is told.
+        script: Option<Script>,
+        /// What is wanted of the reply.
+        wants: Wants,
+    },
     /// Ask again when something has been answered. Only where commands are outstanding.
     Wait,
     /// The session is closed.
@@ -294,6 +302,18 @@ pub enum SaslVerdict {
     /// The exchange is cancelled with `*` in its place (RFC 5034 §4); the status line of the AUTH is wanted. Only for a whole
     /// line.
     Cancel {
+        /// The rule that decided.
+        rule: Rule,
+    },
+    /// It completes a login that is held; only for a whole line.
+    Login {
+        /// What the server is told.
+        script: Script,
+    },
+    /// A login that is held ends with this reply.
+    Refuse {
+        /// The text, line end included.
+        text: Arc<[u8]>,
         /// The rule that decided.
         rule: Rule,
     },

@@ -1,6 +1,8 @@
 //! One direction's bounded buffer.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
+
+use zeroize::Zeroizing;
 
 use super::pool::{Buffer, Pool};
 
@@ -30,8 +32,24 @@ pub struct Flow {
 }
 
 struct Interlude {
-    text: Arc<[u8]>,
+    text: Text,
     sent: usize,
+}
+
+enum Text {
+    Shared(Arc<[u8]>),
+    Secret(Zeroizing<Vec<u8>>),
+}
+
+impl Deref for Text {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(text) => text,
+            Self::Secret(text) => text,
+        }
+    }
 }
 
 impl Flow {
@@ -87,6 +105,11 @@ impl Flow {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whoever reads it begins anew, and will be told again of its end.
+    pub fn read_on(&mut self) {
+        self.ended = false;
     }
 
     /// Another stream takes this one's place: what is not labelled is dropped, and it has not ended.
@@ -154,7 +177,13 @@ impl Flow {
     /// Puts a text behind all that was released.
     pub fn insert(&mut self, text: Arc<[u8]>) {
         debug_assert!(self.may_insert(), "one interlude at a time");
-        self.interlude = (!text.is_empty()).then_some(Interlude { text, sent: 0 });
+        self.interlude = (!text.is_empty()).then_some(Interlude { text: Text::Shared(text), sent: 0 });
+    }
+
+    /// The same with a text that is overwritten when it has gone out, or is dropped.
+    pub fn insert_secret(&mut self, text: Zeroizing<Vec<u8>>) {
+        debug_assert!(self.may_insert(), "one interlude at a time");
+        self.interlude = (!text.is_empty()).then_some(Interlude { text: Text::Secret(text), sent: 0 });
     }
 
     // ── writing ──

@@ -8,6 +8,7 @@ mod closed;
 mod cut;
 mod filter;
 mod flow;
+mod login;
 mod observe;
 mod pool;
 mod stash;
@@ -19,6 +20,7 @@ pub use filter::{
     Untouched, Verdict,
 };
 pub use flow::Flow;
+pub use login::{Script, Secret};
 pub use observe::{Action, Decision, Event, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Violation, ViolationKind};
 pub use pool::{LARGE, Pool, SMALL};
 
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use crate::pop3::{Body, ClientExpects, Peer, ServerExpects, Stage, Tracker};
 use client::Fate;
 use cut::Cut;
+use login::Login;
 use stash::Stash;
 
 /// Bounds on a session as a whole. The session is closed where one is passed.
@@ -73,6 +76,8 @@ pub struct Tap<O, F> {
     stash: Option<Stash>,
     /// What is to be asked of the server next, on the proxy's own account.
     question: Option<Question>,
+    /// A login that is held until its server is reached, or is under way there.
+    login: Option<Box<Login>>,
     /// The rule for which the client was dismissed.
     dismissal: Option<Rule>,
     limits: SessionLimits,
@@ -97,6 +102,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             upstream_cut: Cut::default(),
             stash: None,
             question: None,
+            login: None,
             dismissal: None,
             limits: SessionLimits::default(),
             broken_off: false,
@@ -265,6 +271,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// has sent meanwhile goes to the client inside TLS.
     pub fn secured(&mut self, filter: F) {
         self.filter = filter;
+        self.login = None;
         self.tracker.secured(true);
         self.client_cut.clear();
         self.fate = Fate::Open;
@@ -337,6 +344,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     fn is_settled(&self, from: Peer) -> bool {
         match from {
+            _ if self.login_is_unsettled() => false,
             Peer::Client => self.client_cut.is_empty(),
             Peer::Upstream => {
                 let body = self.tracker.server_expects() == ServerExpects::Body;

@@ -235,6 +235,8 @@ pub enum Action {
     EditLine,
     /// A line was added to a reply.
     AddLine,
+    /// A login was led to a server.
+    Route,
     /// A reply was held back.
     Delay,
     /// The session was closed.
@@ -254,6 +256,7 @@ impl Action {
             Self::RemoveLine => "remove-line",
             Self::EditLine => "edit-line",
             Self::AddLine => "add-line",
+            Self::Route => "route",
             Self::Delay => "delay",
             Self::Close => "close",
         }

@@ -4,7 +4,7 @@ use super::{
     Action, Addition, After, Decision, Edit, Event, Filter, Line, Observer, OpaqueReason, Ordinal, REMEMBERED, Replied, Replying,
     Tap, Violation, ViolationKind, cut::whole, noted, stash,
 };
-use crate::pop3::{Keyword, Labelled, Loss, Peer, ServerExpects, Tracker};
+use crate::pop3::{Keyword, Labelled, Loss, Peer, ServerExpects, Status, Tracker};
 
 impl<O: Observer, F: Filter> Tap<O, F> {
     /// Labels one thing from the server, or places one local reply; false when there is nothing to do, or it has to wait.
@@ -14,6 +14,12 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         }
         if self.place_local_reply() {
             return true;
+        }
+        if self.logs_in_in_vain() {
+            return self.give_up_login();
+        }
+        if self.holds_server_for_login() {
+            return false;
         }
         if self.asks_in_vain() {
             return self.dismiss_unanswered();
@@ -42,6 +48,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
             self.violate(Violation { fault: Peer::Client, kind: ViolationKind::PlaintextBehindStls });
             return true;
         }
+        if self.place_challenge() {
+            return true;
+        }
         let Some((n, text)) = self.tracker.take_local() else { return false };
         self.observer.on(&Event::LocalReply { n, text: &text });
         self.upstream.insert(text);
@@ -59,7 +68,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         if self.upstream_cut.is_empty() && self.security_layer_begins(Peer::Upstream) {
             return true;
         }
-        if self.tracker.wants_status() != (false, false) {
+        if !greeting && self.tracker.wants_status() != (false, false) {
             return self.held_status_line();
         }
         let unlabelled = self.upstream.unlabelled();
@@ -109,8 +118,15 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let (_, own) = self.tracker.wants_status();
         let (labelled, after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
         match labelled {
+            Labelled::Reply { status, .. } if own && self.login.is_some() => {
+                self.first_answered(status == Some(Status::Ok), count)
+            }
             Labelled::Reply { status, .. } if own => self.own_status_line(status, count),
-            Labelled::Reply { n, keyword, .. } => self.wanted_status_line(n, keyword, count, after),
+            Labelled::Reply { n, keyword, .. } => {
+                self.wanted_status_line(n, keyword, count, after);
+                self.login_answered(n);
+            }
+            _ if self.of_login(labelled, count) => {}
             // What it is supposed to answer is none of the client's.
             _ if own => self.upstream.skip(count),
             _ => self.upstream.release(count),

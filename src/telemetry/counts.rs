@@ -57,7 +57,7 @@ const BOUNDS_US: [u64; 15] = [
 pub(super) const BUCKETS: usize = BOUNDS_US.len() + 1;
 
 /// How sessions end, as `reason` in the transcript says it; what is not in the list counts as `other`.
-const OUTCOMES: [&str; 43] = [
+const OUTCOMES: [&str; 44] = [
     "quit",
     "eof",
     "reset",
@@ -89,6 +89,7 @@ const OUTCOMES: [&str; 43] = [
     "too-many-of-user",
     "too-many-connections",
     "too-many-commands",
+    "too-many-logins",
     "too-many-octets",
     "policy",
     "line-too-long",

@@ -31,6 +31,7 @@ mod relay;
 mod reload;
 mod replay;
 mod replay_tls;
+mod routing;
 mod rules;
 mod secrets;
 mod service;

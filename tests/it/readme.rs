@@ -30,6 +30,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/replay.md",
     "docs/service.md",
     "docs/transcript.md",
+    "docs/routing.md",
     "docs/upgrade.md",
     "docs/upstreams.md",
     "docs/web.md",

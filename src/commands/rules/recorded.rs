@@ -179,7 +179,7 @@ impl Recorded {
         match decision.action.as_str() {
             "remove-line" | "edit-line" | "add-line" if BUILT_IN_EDITS.contains(&decision.rule.as_str()) => {}
             "remove-line" | "edit-line" | "add-line" => drop(was.edits.insert(decision.rule)),
-            "tag" | "delay" => {}
+            "tag" | "delay" | "route" => {}
             _ => {
                 was.line = decision.line;
                 was.decision = Some((decision.action, decision.rule));

@@ -13,7 +13,7 @@ use crate::config::{
     AllowFrom, ListenPlace, Listener, Table, TlsMode, Upstream, address::Network, fault::Fault, file::ListenerSection,
 };
 
-use super::{Resolver, intercept::names_original};
+use super::{Resolver, intercept::names_original, routing::is_routed};
 
 impl Resolver<'_> {
     pub(super) fn listeners(&mut self, sections: &[Spanned<ListenerSection>], upstreams: &[Arc<Upstream>]) -> Vec<Listener> {
@@ -30,6 +30,7 @@ impl Resolver<'_> {
             let reached = match (self.upstream_of_flags(upstreams), section) {
                 (Some(upstream), _) => vec![upstream],
                 (None, Some(section)) if names_original(section.get_ref()) => table.map(Table::upstreams).unwrap_or_default(),
+                (None, Some(section)) if is_routed(section) && section.get_ref().upstream.is_none() => Vec::new(),
                 (None, Some(section)) => self.upstreams_of(section, upstreams),
                 (None, None) => self.only_upstream(upstreams, None),
             };
@@ -43,7 +44,8 @@ impl Resolver<'_> {
             let deny_from = self.deny_from(raw);
             let socket = self.socket(address.address, raw);
             let stls = self.args.stls.or(raw.and_then(|raw| raw.stls)).unwrap_or_default();
-            if !reached.is_empty() {
+            let routing = self.routing(section, upstreams);
+            if !reached.is_empty() || routing.is_some() {
                 let source = self.source(section);
                 let listener = Listener {
                     address: address.address,
@@ -57,6 +59,7 @@ impl Resolver<'_> {
                     tls: address.tls,
                     demand,
                     server_tls,
+                    routing,
                     interception,
                     source,
                 };
@@ -78,7 +81,7 @@ impl Resolver<'_> {
     }
 
     fn warn_of_unused(&mut self, upstreams: &[Arc<Upstream>], listeners: &[Listener]) {
-        let leads_to = |listener: &Listener, one: &Arc<_>| listener.upstreams.iter().any(|upstream| Arc::ptr_eq(upstream, one));
+        let leads_to = |listener: &Listener, one: &Arc<_>| listener.all_upstreams().any(|upstream| Arc::ptr_eq(upstream, one));
         let is_used = |upstream: &Arc<Upstream>| listeners.iter().any(|listener| leads_to(listener, upstream));
         for unused in upstreams.iter().filter(|upstream| !is_used(upstream)) {
             self.warnings.push(format!("no listener leads to the upstream `{}`", unused.name));

@@ -7,6 +7,7 @@ mod limits;
 mod listener;
 mod probe;
 mod process;
+mod routing;
 mod rules;
 mod server_tls;
 mod shield;

@@ -62,6 +62,11 @@ impl Pattern {
         builder(&self.0, false).build()
     }
 
+    /// Compiles one of [`name`](Self::name).
+    pub(in crate::config) fn name_regex(&self) -> Result<Regex, regex::Error> {
+        builder(&whole(self), true).build()
+    }
+
     /// Compiles several of [`octets`](Self::octets) together.
     pub(crate) fn set_of_octets(patterns: &[&Self]) -> Result<RegexSet, regex::Error> {
         set(patterns.iter().map(|pattern| pattern.0.clone()), patterns.len(), false)

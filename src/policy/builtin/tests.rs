@@ -80,6 +80,7 @@ fn judged(filter: &mut Builtin, line: &[u8], stage: Stage) -> String {
         Verdict::Answer { text, .. } => String::from_utf8_lossy(&text).trim_end().to_owned(),
         Verdict::StartTls { .. } => "start".to_owned(),
         other @ (Verdict::Rewrite { .. } | Verdict::Dismiss { .. } | Verdict::Wait) => panic!("{other:?}"),
+        Verdict::Login { .. } => "login".to_owned(),
         Verdict::Close(violation) => violation.kind.describe().0.to_owned(),
     }
 }

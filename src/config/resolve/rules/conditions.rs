@@ -67,7 +67,7 @@ impl Resolver<'_> {
     }
 
     fn carried_to(&mut self, names: &Spanned<OneOrMany<String>>, listeners: &[Listener]) -> Vec<String> {
-        let known = || listeners.iter().flat_map(|listener| &listener.upstreams);
+        let known = || listeners.iter().flat_map(Listener::all_upstreams);
         let mut found = Vec::new();
         for name in names.get_ref().as_slice() {
             let url: Option<UpstreamUrl> = name.parse().ok();
