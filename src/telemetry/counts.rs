@@ -57,7 +57,7 @@ const BOUNDS_US: [u64; 15] = [
 pub(super) const BUCKETS: usize = BOUNDS_US.len() + 1;
 
 /// How sessions end, as `reason` in the transcript says it; what is not in the list counts as `other`.
-const OUTCOMES: [&str; 41] = [
+const OUTCOMES: [&str; 44] = [
     "quit",
     "eof",
     "reset",
@@ -78,6 +78,9 @@ const OUTCOMES: [&str; 41] = [
     "not-a-proxy",
     "proxy-header",
     "timeout-proxy-header",
+    "not-redirected",
+    "loop",
+    "destination-refused",
     "not-allowed",
     "denied",
     "client-blocked",

@@ -135,7 +135,7 @@ fn nothing_is_changed(recipe: &Recipe) {
 /// What happens behind a firewall's rules, tests/real shows.
 fn who_was_not_redirected_is_told(recipe: &Recipe) {
     let poptap = recipe.start();
-    let mut client = Client::from(1, poptap.address);
+    let client = Client::from(1, poptap.address);
     assert_eq!(client.rest(), "-ERR [SYS/PERM] there is no mail server at this address\r\n");
     assert_eq!(poptap.stop().session()["reason"], "not-redirected");
 }

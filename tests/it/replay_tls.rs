@@ -1,6 +1,7 @@
 //! `replay` inside TLS, and with transcripts and clients that mean no good.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr},
     process::{Child, ChildStderr, Stdio},
@@ -27,7 +28,7 @@ impl Store {
         let mut text = String::new();
         for (at, body) in std::iter::once(&opened).chain(bodies).enumerate() {
             let head = r#"{"v":1,"session":"s1","time":"2026-11-23T06:30:00.000000Z","at_us":"#;
-            text.push_str(&format!("{head}{},{body}}}\n", at * 1000));
+            writeln!(text, "{head}{},{body}}}", at * 1000).unwrap();
         }
         std::fs::write(folder.path().join("events-20261123T063000Z-100-1.jsonl"), text).unwrap();
         Self { folder, papers: Papers::new() }

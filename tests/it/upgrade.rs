@@ -210,10 +210,14 @@ fn replaced_ten_times_under_load_nobody_is_refused_or_cut_and_every_session_is_o
         idle.say(b"RETR 1\r\n");
         hear(&mut idle, "1");
         unknown.log_in();
-        [reading, idle, unknown].into_iter().for_each(quit);
+        for client in [reading, idle, unknown] {
+            quit(client);
+        }
     }
     stop.store(true, Ordering::SeqCst);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
     quit(log_in(address));
     let sessions = TIMES * BETWEEN + BETWEEN + counted.iter().count() + TIMES * 3 + 1;
     let left = house.stop();
@@ -325,7 +329,7 @@ fn sockets_go_to_whoever_asks_for_them_new_ones_are_opened_and_the_rest_is_close
     assert_eq!(address_in(&house.poptap().log_line("listening on 127.0.0.1:"), "listening on "), kept);
     let same = house.poptap().log_line("metrics are served at ");
     assert_eq!(same.split("served at").nth(1), metrics.split("served at").nth(1));
-    let line = house.poptap().log_line(OVER);
+    let line = house.poptap().said(OVER);
     let number = line.split(OVER).next().unwrap().rsplit(' ').next().unwrap();
     house.pids.push(Pid::from_raw(number.parse().unwrap()).unwrap());
     for address in [added, kept] {

@@ -1,4 +1,4 @@
-//! HAProxy in front of poptap, Dovecot behind it: everybody knows who the client is, and health checks are answered.
+//! `HAProxy` in front of poptap, Dovecot behind it: everybody knows who the client is, and health checks are answered.
 
 use crate::support::clients::{Login, curl_stat};
 use crate::support::dovecot::{Dovecot, Mode};
@@ -6,7 +6,7 @@ use crate::support::haproxy::Haproxy;
 use crate::support::proxy::Proxy;
 use crate::support::{USER, scratch};
 
-/// HAProxy's own connections come from 127.0.0.1.
+/// `HAProxy`'s own connections come from 127.0.0.1.
 const CLIENT: &str = "127.0.0.2";
 
 fn start(dovecot: &Dovecot) -> Proxy {

@@ -179,7 +179,9 @@ fn tls_is_carried_unread() {
 #[test]
 fn without_the_right_to_it_tproxy_does_not_start() {
     let lab = Lab::new();
-    let home = lab.configured("[[listener]]\naddress = ':1110'\nallow_from = ['any']\ntransparent = 'tproxy'\nupstream = 'original'\notherwise = 'plain'\n[transcript]\nenabled = false\n");
+    let home = configured(
+        "[[listener]]\naddress = ':1110'\nallow_from = ['any']\ntransparent = 'tproxy'\nupstream = 'original'\notherwise = 'plain'\n[transcript]\nenabled = false\n",
+    );
     // Nobody in particular has to read it.
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = lab.network.command(Host::Router, "setpriv", home.path());
@@ -216,16 +218,10 @@ impl Lab {
         } else {
             text.replace("transparent", "allow_from = ['any']\ntransparent")
         };
-        let home = self.configured(&text);
+        let home = configured(&text);
         fs::copy(home.path().join("poptap.toml"), self.home.path().join("poptap.toml")).unwrap();
         self.rules(rules);
         Proxy::start_on(&self.network, Host::Router, home, listeners)
-    }
-
-    fn configured(&self, text: &str) -> tempfile::TempDir {
-        let home = scratch();
-        fs::write(home.path().join("poptap.toml"), text).unwrap();
-        home
     }
 
     /// Does on the router what `poptap intercept show-rules` prints.
@@ -260,4 +256,10 @@ impl Lab {
 fn sessions(transcript: &Transcript, count: usize) -> Vec<Value> {
     assert_eq!(transcript.sessions.len(), count, "{:#?}", transcript.sessions);
     transcript.sessions.clone()
+}
+
+fn configured(text: &str) -> tempfile::TempDir {
+    let home = scratch();
+    fs::write(home.path().join("poptap.toml"), text).unwrap();
+    home
 }

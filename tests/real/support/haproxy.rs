@@ -1,4 +1,4 @@
-//! HAProxy in front of poptap, with ports of its own.
+//! `HAProxy` in front of poptap, with ports of its own.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::process::{signal, wait};
 use super::{PATIENCE, certificates, free_port, scratch};
 
-/// A running HAProxy; stopped when dropped. Its health checks come five times a second to each backend.
+/// A running `HAProxy`; stopped when dropped. Its health checks come five times a second to each backend.
 pub(crate) struct Haproxy {
     scratch: TempDir,
     child: Option<Child>,
