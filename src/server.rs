@@ -122,6 +122,9 @@ struct Route {
     unwanted: CancellationToken,
 }
 
+/// Ways that are shared.
+type WaysOf = Arc<[Arc<Way>]>;
+
 /// Where a listener's clients are carried to, and on what terms.
 pub(crate) struct Terms {
     /// The address that was bound.
@@ -130,7 +133,7 @@ pub(crate) struct Terms {
     pub(crate) ways: Arc<[Arc<Way>]>,
     /// There where the server is known only when somebody logs in; with the ways to those that users belong to. `ways` may be
     /// none then.
-    pub(crate) routing: Option<(Arc<Routing>, Arc<[Arc<Way>]>)>,
+    pub(crate) routing: Option<(Arc<Routing>, WaysOf)>,
     pub(crate) stls: StlsPolicy,
     pub(crate) tls: TlsMode,
     pub(crate) demand: TlsDemand,

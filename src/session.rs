@@ -54,7 +54,7 @@ pub(crate) async fn serve(client: Stream, caller: Caller, terms: &Terms, house: 
             outcome => break outcome,
         };
         let Some(other) = goes_on else { return };
-        session = Box::new(other);
+        *session = other;
     };
     Box::pin(session.end(outcome)).await;
 }

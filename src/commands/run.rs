@@ -86,7 +86,7 @@ fn beside_the_view(log: &Log) -> Log {
 /// are then accepted.
 pub(super) fn same_host_warnings(config: &Config) -> Vec<String> {
     let remote = config.listeners.iter().filter(|listener| listener.allow_from != AllowFrom::Loopback && listener.may_be_plain());
-    let pairs = remote.flat_map(|listener| listener.upstreams.iter().map(move |upstream| (listener, upstream)));
+    let pairs = remote.flat_map(|listener| listener.all_upstreams().map(move |upstream| (listener, upstream)));
     let local = pairs.filter(|(_, upstream)| !upstream.is_original() && is_on_this_host(upstream));
     local
         .map(|(listener, upstream)| {

@@ -66,13 +66,11 @@ pub(super) fn describe(outcome: &Outcome, quit: bool) -> schema::Closed {
         Outcome::TimedOut(limit) => ended("poptap", expired(*limit)),
         // Whoever runs the relay goes on with TLS.
         Outcome::StartTls => ended("poptap", "client-tls"),
-        // Whoever runs the relay goes on without a server, or with another one.
-        Outcome::Login | Outcome::LoginRefused => ended("poptap", "policy"),
         Outcome::Violation(Violation { kind: ViolationKind::TooManyOctets, .. }) => ended("poptap", "too-many-octets"),
         Outcome::Violation(violation) => schema::Closed { detail: Some(blame(*violation)), ..ended("poptap", "violation") },
         Outcome::RecordFull => ended("poptap", "transcript-full"),
-        // Whoever knows the rule says it.
-        Outcome::Dismissed => ended("poptap", "policy"),
+        // Whoever knows the rule says it; behind a login the session goes on.
+        Outcome::Dismissed | Outcome::Login | Outcome::LoginRefused => ended("poptap", "policy"),
     }
 }
 

@@ -63,8 +63,8 @@ impl<O: Observer, F: Filter> Tap<O, F> {
     /// Whether a server has to be reached: a login waits for it, and the client has been told all that comes before.
     #[must_use]
     pub fn is_login_due(&self) -> bool {
-        let is_due = |login: &Box<Login>| login.step == Step::Due && self.tracker.is_next(login.n);
-        self.login.as_ref().is_some_and(is_due) && self.upstream.is_drained()
+        let is_due = |login: &Login| login.step == Step::Due && self.tracker.is_next(login.n);
+        self.login.as_deref().is_some_and(is_due) && self.upstream.is_drained()
     }
 
     /// The command whose login is under way.
@@ -200,9 +200,9 @@ impl<O: Observer, F: Filter> Tap<O, F> {
 
     /// Whether the server has gone away in the middle of a login.
     pub(super) fn logs_in_in_vain(&self) -> bool {
-        let is_under_way = |login: &Box<Login>| matches!(login.step, Step::Telling | Step::Asked | Step::Told);
+        let is_under_way = |login: &Login| matches!(login.step, Step::Telling | Step::Asked | Step::Told);
         let has_line = memchr::memchr(b'\n', self.upstream.unlabelled()).is_some();
-        self.login.as_ref().is_some_and(is_under_way) && self.upstream.is_ended() && !has_line && self.upstream.may_insert()
+        self.login.as_deref().is_some_and(is_under_way) && self.upstream.is_ended() && !has_line && self.upstream.may_insert()
     }
 
     /// The client is told that the server has gone away.

@@ -119,7 +119,7 @@ impl<O: Observer, F: Filter> Tap<O, F> {
         let (labelled, after) = label(&mut self.tracker, &mut self.observer, &mut self.filter, line);
         match labelled {
             Labelled::Reply { status, .. } if own && self.login.is_some() => {
-                self.first_answered(status == Some(Status::Ok), count)
+                self.first_answered(status == Some(Status::Ok), count);
             }
             Labelled::Reply { status, .. } if own => self.own_status_line(status, count),
             Labelled::Reply { n, keyword, .. } => {
