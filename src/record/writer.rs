@@ -254,7 +254,7 @@ impl Writer {
     /// Appends lines of the events stream as they are, where nobody has to look into them.
     fn lines(&mut self, lines: &[u8], records: u64) {
         if let Some(broadcast) = self.watched() {
-            broadcast.send(lines, records);
+            broadcast.send_page(lines, records);
         }
         let is_kept = self.storage.is_some() && self.plan.streams == Streams::Events;
         if self.feed.is_none() && (!is_kept || (!self.events.is_down() && self.missing.is_empty())) {
@@ -294,7 +294,7 @@ impl Writer {
             && let Ok(mut line) = serde_json::to_vec(&record)
         {
             line.push(b'\n');
-            broadcast.send(&line, 1);
+            broadcast.send(&line);
         }
         self.record(record);
     }

@@ -16,12 +16,17 @@ use crate::record::Subscription;
 const LANDMARKS: f64 = 1000.0;
 /// All others, a second.
 const OTHERS: f64 = 600.0;
+/// Records that are looked at in a [`WINDOW`] at most: what comes beyond them is not even handed over, so that a page costs the
+/// same however much passes.
+const LOOKS: usize = 2000;
+const WINDOW: Duration = Duration::from_millis(100);
 /// A comment is sent when nothing else was for so long, which is how a browser's going is noticed.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What a body is made of; it ends when told to stop.
 pub(super) fn body(subscription: Subscription, stop: CancellationToken) -> Body {
-    let viewer = Viewer { subscription, stop, landmarks: Budget::of(LANDMARKS), others: Budget::of(OTHERS), begun: false };
+    let (landmarks, others) = (Budget::of(LANDMARKS), Budget::of(OTHERS));
+    let viewer = Viewer { subscription, stop, landmarks, others, looks: Looks::default(), begun: false };
     Body::from_stream(stream::unfold(viewer, |mut viewer| async move {
         let octets = viewer.next().await?;
         Some((Ok::<_, Infallible>(octets), viewer))
@@ -33,6 +38,7 @@ struct Viewer {
     stop: CancellationToken,
     landmarks: Budget,
     others: Budget,
+    looks: Looks,
     begun: bool,
 }
 
@@ -43,13 +49,18 @@ impl Viewer {
             // How long a browser waits before it comes back; and something at once, so that it knows that it is connected.
             return Some(Bytes::from_static(b"retry: 2000\n\n"));
         }
-        let next = tokio::select! {
-            () = self.stop.cancelled() => return None,
-            next = timeout(SILENCE, self.subscription.next()) => next,
-        };
-        match next {
-            Ok(lines) => lines.map(|lines| self.frame(&lines, Instant::now())),
-            Err(_) => Some(Bytes::from_static(b":\n\n")),
+        loop {
+            let rest = self.looks.rest(Instant::now());
+            self.subscription.set_enough(rest.is_some());
+            let next = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                next = timeout(rest.unwrap_or(SILENCE), self.subscription.next()) => next,
+            };
+            match next {
+                Ok(lines) => return lines.map(|lines| self.frame(&lines, Instant::now())),
+                Err(_) if rest.is_some() => {}
+                Err(_) => return Some(Bytes::from_static(b":\n\n")),
+            }
         }
     }
 
@@ -57,6 +68,7 @@ impl Viewer {
     fn frame(&mut self, lines: &[u8], now: Instant) -> Bytes {
         let (mut frame, mut hidden) = (Vec::with_capacity(lines.len() + lines.len() / 16 + 64), self.subscription.lost());
         for line in lines.split(|&octet| octet == b'\n').filter(|line| !line.is_empty()) {
+            self.looks.count(now);
             let budget = if is_landmark(line) { &mut self.landmarks } else { &mut self.others };
             if budget.spend(now) {
                 frame.extend_from_slice(b"data: ");
@@ -81,6 +93,28 @@ fn is_landmark(line: &[u8]) -> bool {
     let Some(at) = memchr::memmem::find(head, br#""event":""#) else { return false };
     let kind = &head[at + br#""event":""#.len()..];
     kind.starts_with(b"session\"") || kind.starts_with(b"opened\"")
+}
+
+/// How many records were looked at in the window that runs.
+#[derive(Default)]
+struct Looks {
+    since: Option<Instant>,
+    count: usize,
+}
+
+impl Looks {
+    fn count(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+    }
+
+    /// How long there have been enough; `None` where there have not.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let left = WINDOW.checked_sub(now.saturating_duration_since(self.since?))?;
+        Some(left).filter(|left| self.count >= LOOKS && !left.is_zero())
+    }
 }
 
 /// So many a second, and as many at once after a second of rest.
@@ -116,7 +150,8 @@ mod tests {
     fn viewer() -> Viewer {
         let subscription = Arc::new(Broadcast::default()).subscribe();
         let stop = CancellationToken::new();
-        Viewer { subscription, stop, landmarks: Budget::of(2.0), others: Budget::of(3.0), begun: true }
+        let (landmarks, others) = (Budget::of(2.0), Budget::of(3.0));
+        Viewer { subscription, stop, landmarks, others, looks: Looks::default(), begun: true }
     }
 
     fn line(kind: &str) -> String {
@@ -136,6 +171,18 @@ mod tests {
         assert!(text.ends_with("\n\nevent: hidden\ndata: 3\n\n"), "{text}");
         let later = viewer.frame((line("reply") + "\n").as_bytes(), now + Duration::from_secs(1));
         assert_eq!(&*later, format!("data: {}\n\n", line("reply")).as_bytes());
+    }
+
+    #[test]
+    fn so_many_records_are_looked_at_in_a_window() {
+        let (mut looks, now) = (Looks::default(), Instant::now());
+        (1..LOOKS).for_each(|_| looks.count(now));
+        assert_eq!(looks.rest(now), None);
+        looks.count(now);
+        assert_eq!(looks.rest(now + WINDOW / 4), Some(WINDOW * 3 / 4));
+        assert_eq!(looks.rest(now + WINDOW), None);
+        looks.count(now + WINDOW);
+        assert_eq!((looks.count, looks.rest(now + WINDOW)), (1, None));
     }
 
     #[test]
