@@ -43,8 +43,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// A plain TCP connection, with Nagle's delay off and keep-alive on: after [`KEEPALIVE`] without a word the peer's system is
-    /// asked, and a connection is given up when that has not answered [`QUESTIONS`] times.
+    /// A plain TCP connection, with Nagle's delay off and keep-alive on: after `KEEPALIVE` without a word the peer's system is
+    /// asked, and a connection is given up when that has not answered `QUESTIONS` times.
     #[must_use]
     pub fn new(tcp: TcpStream) -> Self {
         // A socket whose peer has gone already may refuse its options; the first read tells, and better.
