@@ -42,13 +42,11 @@ action = "shield"
 [[rule]]
 name = "reply"
 when = { command = "NOOP" }
-action = "reply"
-text = "+OK mine"
+action = { reply = "+OK mine" }
 [[rule]]
 name = "rewrite"
 when = { line = '^retr ([0-9]+)$' }
-action = "rewrite"
-with = "TOP $1 0"
+action = { rewrite = "TOP $1 0" }
 [[rule]]
 name = "no root"
 when = { user = "root" }
@@ -67,7 +65,7 @@ fuzz_target!(|octets: &[u8]| {
     let cuts = || random_pieces(u64::from(conversation.setting), usize::from(conversation.cuts) + 1);
     let denied = play(policy(&DENY, settings), &conversation.steps, &mut cuts());
     assert!(denied.to_upstream.split(|&octet| octet == b'\n').all(|line| !is_dele(line)) || has_messages(&denied.to_upstream));
-    let bare = play(Policy::new(Settings { refuse_stls: true, ..settings }, None), &conversation.steps, &mut cuts());
+    let bare = play(Policy::new(settings, None), &conversation.steps, &mut cuts());
     let dry = play(policy(&DRY, settings), &conversation.steps, &mut cuts());
     assert_eq!((&bare.to_upstream, &bare.to_client), (&dry.to_upstream, &dry.to_client), "a dry run changes nothing");
     play_recorded(policy(&EVERYTHING, settings), None, &conversation.steps, Duration::from_secs(1), &mut cuts());
