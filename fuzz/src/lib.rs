@@ -30,15 +30,6 @@ impl Conversation {
         let steps = parts.split(|&octet| octet == 0xFF).filter_map(step).collect();
         Some(Self { setting: *setting, cuts: *cuts, steps })
     }
-
-    /// All that a side says.
-    pub fn said(&self, by: Peer) -> Vec<u8> {
-        let octets = |step: &Step| match step {
-            Step::Says(peer, octets) if *peer == by => octets.clone(),
-            _ => Vec::new(),
-        };
-        self.steps.iter().flat_map(octets).collect()
-    }
 }
 
 fn step(part: &[u8]) -> Option<Step> {
@@ -49,27 +40,5 @@ fn step(part: &[u8]) -> Option<Step> {
         b'c' => Some(Step::Ends(Peer::Client)),
         b's' => Some(Step::Ends(Peer::Upstream)),
         _ => None,
-    }
-}
-
-/// Joins what one side says in a row; then each line of the server's is a step of its own. So cuts cannot change who spoke
-/// first, nor what a line sets free that was held.
-pub fn apart(steps: &[Step]) -> Vec<Step> {
-    let mut joined: Vec<Step> = Vec::new();
-    for step in steps {
-        match (joined.last_mut(), step) {
-            (Some(Step::Says(last, said)), Step::Says(peer, octets)) if last == peer => said.extend(octets),
-            _ => joined.push(step.clone()),
-        }
-    }
-    joined.into_iter().flat_map(lines_of_the_server).collect()
-}
-
-fn lines_of_the_server(step: Step) -> Vec<Step> {
-    match step {
-        Step::Says(Peer::Upstream, octets) => {
-            octets.split_inclusive(|&octet| octet == b'\n').map(|line| Step::Says(Peer::Upstream, line.to_vec())).collect()
-        }
-        other => vec![other],
     }
 }

@@ -6,7 +6,8 @@ use poptap::inspect::filter::{Exchange, Facts, Filter};
 
 fuzz_target!(|text: &str| match Filter::parse(text) {
     Ok(filter) => {
-        let exchange = Exchange { n: 3, verb: "RETR", line: Some("RETR 1"), status: "+OK", reply: None, latency_us: Some(5), size: Some(9) };
+        let exchange =
+            Exchange { n: 3, verb: "RETR", line: Some("RETR 1"), status: "+OK", reply: None, latency_us: Some(5), size: Some(9) };
         let facts = Facts::default();
         let alone = filter.holds(&facts, Some(&exchange));
         assert_eq!(filter.given(&facts).holds_for(Some(&exchange)), alone, "asked in two steps");

@@ -9,8 +9,8 @@ use poptap::{
     tap::Untouched,
 };
 use poptap_fuzz::{
-    Conversation, apart,
-    play::{Played, pieces_of, play, random_pieces},
+    Conversation,
+    play::{apart, pieces_of, play, random_pieces, said, sides, was_closed},
 };
 
 fuzz_target!(|octets: &[u8]| {
@@ -22,7 +22,7 @@ fuzz_target!(|octets: &[u8]| {
 fn identity(conversation: &Conversation) {
     let most = usize::from(conversation.cuts) + 1;
     let played = play(Untouched, &conversation.steps, &mut random_pieces(u64::from(conversation.setting), most));
-    let (client, upstream) = (conversation.said(Peer::Client), conversation.said(Peer::Upstream));
+    let (client, upstream) = (said(&conversation.steps, Peer::Client), said(&conversation.steps, Peer::Upstream));
     assert!(client.starts_with(&played.to_upstream) && upstream.starts_with(&played.to_client), "octets were changed");
     if was_closed(&played) {
         return;
@@ -36,21 +36,15 @@ fn identity(conversation: &Conversation) {
 
 fn chunking(conversation: &Conversation) {
     let settings = Settings { refuse_stls: conversation.setting % 2 == 0, ..Settings::default() };
-    let steps = apart(&conversation.steps);
+    let steps = apart(conversation.steps.clone());
     let whole = play(Builtin::new(settings), &steps, &mut pieces_of(usize::MAX));
-    let cut = play(Builtin::new(settings), &steps, &mut random_pieces(u64::from(conversation.cuts), 1 + usize::from(conversation.cuts) % 40));
+    let cut = play(
+        Builtin::new(settings),
+        &steps,
+        &mut random_pieces(u64::from(conversation.cuts), 1 + usize::from(conversation.cuts) % 40),
+    );
     assert_eq!(sides(&whole), sides(&cut));
     if !was_closed(&whole) {
         assert_eq!((&whole.to_upstream, &whole.to_client), (&cut.to_upstream, &cut.to_client));
     }
-}
-
-fn was_closed(played: &Played) -> bool {
-    played.events.iter().any(|event| event.starts_with("P violation"))
-}
-
-/// The events of each direction, in order.
-fn sides(played: &Played) -> (Vec<&String>, Vec<&String>) {
-    let of_client = |event: &&String| event.starts_with("C ") || event.starts_with("P Answer") || event.contains("Client");
-    played.events.iter().partition(of_client)
 }

@@ -436,16 +436,7 @@ mod tests {
             hop: schema::Hop::Upstream,
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
-            cipher: String::new(),
-            offered: Vec::new(),
-            alpn: Vec::new(),
-            sni: None,
-            trust: None,
-            accept: Vec::new(),
-            subject: None,
-            issuer: None,
-            not_after: None,
-            fingerprint: None,
+            ..schema::Tls::default()
         };
         let found = findings(&upstream, Ok(&Report { tls: Some(tls), ..report }));
         assert!(found.ends_with(":995, TLSv1.3, certificate valid 61 more days\n"), "{found}");

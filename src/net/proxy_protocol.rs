@@ -125,15 +125,9 @@ mod tests {
             mode: "implicit".to_owned(),
             version: "TLSv1.3".to_owned(),
             cipher: "TLS13_AES_128_GCM_SHA256".to_owned(),
-            offered: Vec::new(),
-            alpn: Vec::new(),
             sni: sni.map(str::to_owned),
-            trust: None,
-            accept: Vec::new(),
             subject: subject.map(str::to_owned),
-            issuer: None,
-            not_after: None,
-            fingerprint: None,
+            ..schema::Tls::default()
         }
     }
 

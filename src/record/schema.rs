@@ -140,10 +140,11 @@ pub struct Announced {
 }
 
 /// One of the two hops.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hop {
     /// Between the client and poptap.
+    #[default]
     Client,
     /// Between poptap and the server.
     Upstream,
@@ -159,7 +160,7 @@ impl From<Peer> for Hop {
 }
 
 /// TLS stands on one hop.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Tls {
     /// Which hop.
     pub hop: Hop,

@@ -162,15 +162,8 @@ fn busy_session(player: &mut Player) {
         mode: "implicit".into(),
         version: "TLSv1.3".into(),
         cipher: "TLS13_AES_256_GCM_SHA384".into(),
-        offered: Vec::new(),
-        alpn: Vec::new(),
-        sni: None,
-        trust: None,
-        accept: Vec::new(),
         subject: Some("CN=x".into()),
-        issuer: None,
-        not_after: None,
-        fingerprint: None,
+        ..schema::Tls::default()
     });
     let n = player.command(b"CAPA");
     player.body(n, Keyword::Capa, b"TOP\r\nSASL PLAIN\r\n");

@@ -84,16 +84,18 @@ struct Search<'s> {
 }
 
 impl<'s> Search<'s> {
-    /// Connects, and waits for the greeting; `None` where that failed.
+    /// Connects, and waits for the greeting where one can be read; `None` where that failed.
     async fn go(&mut self, way: &'s Arc<Way>, attempt: Try<'_>) -> Option<Connected> {
         let connected = async {
             let mut connected = connect(self.client, self.terms, way).await?;
-            way.connector.await_greeting(&mut connected).await?;
+            if way.connector.reads_greetings() {
+                way.connector.await_greeting(&mut connected).await?;
+            }
             Ok(connected)
         };
         match connected.await {
             Ok(connected) => {
-                way.came_to(Stage::Greeted, attempt);
+                way.came_to(if way.connector.reads_greetings() { Stage::Greeted } else { Stage::Connected }, attempt);
                 self.reached(way);
                 Some(connected)
             }

@@ -10,11 +10,13 @@ use tokio::{
 use super::{
     Client,
     closing::{TLS_PORT, cut_short, describe, ended, last_words},
-    connect, failed, finish, over, reset,
+    failed, finish, over,
+    reach::reach,
+    reset,
 };
 use crate::{
     config::Period,
-    net::{ConnectError, Connected, Stream},
+    net::Stream,
     policy::{Policy, Settings},
     pop3::Peer,
     record::{
@@ -22,7 +24,7 @@ use crate::{
         schema::{self, Hop},
     },
     relay::{HalfClose, relay},
-    server::{House, Led, Terms, Way},
+    server::{House, Led, Terms},
     tap::{Event, Observer as _, SMALL, SessionLimits, Tap, Violation, ViolationKind},
     tls::{Begun, ClientHello, ServerHello},
 };
@@ -31,7 +33,7 @@ type Unread = Tap<Box<Recorder>, Policy>;
 
 /// Carries one client. Nothing is written to either side but what the other one said, and one line in clear to a client that
 /// speaks no TLS.
-pub(super) async fn carry(mut client: Client, led: Option<Led>, recorder: Box<Recorder>, terms: &Terms, house: &House) {
+pub(super) async fn carry(mut client: Client, led: Option<Led>, mut recorder: Box<Recorder>, terms: &Terms, house: &House) {
     let heard = hear(&mut client.stream, house).await;
     let (heard, hello) = match heard {
         Ok((_, Begun::Other)) => return turn_away(client.stream, recorder).await,
@@ -39,12 +41,12 @@ pub(super) async fn carry(mut client: Client, led: Option<Led>, recorder: Box<Re
         Err(closed) => return end(*recorder, closed),
     };
     let reached = tokio::select! {
-        reached = reach(&client, led, terms) => reached,
+        reached = reach(&client, led, terms, &terms.ways, &mut recorder) => reached,
         () = reset(&client.stream) => return end(*recorder, ended("client", "reset")),
         () = house.stop.close.cancelled() => return end(*recorder, cut_short(house)),
     };
     let mut upstream = match reached {
-        Ok(connected) => connected.stream,
+        Ok((_way, connected)) => connected.stream,
         Err(error) => return end(*recorder, failed(&error)),
     };
     let answered = tokio::select! {
@@ -114,21 +116,6 @@ async fn turn_away(client: Stream, mut recorder: Box<Recorder>) {
     end(*recorder, closed("poptap", "violation", detail.to_owned()));
 }
 
-/// The first upstream that takes the connection: what it says is for the client alone.
-async fn reach(client: &Client, led: Option<Led>, terms: &Terms) -> Result<Connected, ConnectError> {
-    if let Some(led) = led {
-        return connect(client, terms, &led.way).await;
-    }
-    let [before @ .., last] = &terms.ways[..] else { return connect(client, terms, &terms.ways[0]).await };
-    for way in before {
-        if let Ok(connected) = connect(client, terms, way).await {
-            return Ok(connected);
-        }
-    }
-    let last: &Arc<Way> = last;
-    connect(client, terms, last).await
-}
-
 /// Passes the client's beginning on, and waits for the server's, if there is one to wait for.
 ///
 /// # Errors
@@ -174,21 +161,7 @@ fn seen(hello: Begun<ClientHello>, answered: &[u8]) -> (schema::Tls, schema::Tls
         _ => ("unknown".to_owned(), "unknown".to_owned()),
     };
     let hello = if let Begun::Whole(hello) = hello { hello } else { ClientHello::default() };
-    let upstream = schema::Tls {
-        hop: Hop::Upstream,
-        mode: "pass".to_owned(),
-        version,
-        cipher,
-        offered: Vec::new(),
-        alpn: Vec::new(),
-        sni: None,
-        trust: None,
-        accept: Vec::new(),
-        subject: None,
-        issuer: None,
-        not_after: None,
-        fingerprint: None,
-    };
+    let upstream = schema::Tls { hop: Hop::Upstream, mode: "pass".to_owned(), version, cipher, ..schema::Tls::default() };
     let client = schema::Tls { hop: Hop::Client, offered: hello.versions, alpn: hello.alpn, sni: hello.sni, ..upstream.clone() };
     (client, upstream)
 }

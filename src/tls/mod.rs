@@ -112,21 +112,7 @@ mod tests {
     use super::*;
 
     fn until(not_after: &str) -> schema::Tls {
-        schema::Tls {
-            hop: Hop::Upstream,
-            mode: String::new(),
-            version: String::new(),
-            cipher: String::new(),
-            offered: Vec::new(),
-            alpn: Vec::new(),
-            sni: None,
-            trust: None,
-            accept: Vec::new(),
-            subject: None,
-            issuer: None,
-            not_after: Some(not_after.to_owned()),
-            fingerprint: None,
-        }
+        schema::Tls { hop: Hop::Upstream, not_after: Some(not_after.to_owned()), ..schema::Tls::default() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use poptap::{
 };
 use proptest::prelude::*;
 
-use crate::support::play::{Played, Player, Step, pieces_of, play, random_pieces};
+use crate::support::play::{Player, Step, apart, pieces_of, play, random_pieces, said, sides, was_closed};
 
 /// Fragments that lead into every corner of the tracker, and noise.
 fn client_fragment() -> impl Strategy<Value = Vec<u8>> {
@@ -92,18 +92,6 @@ pub(crate) fn conversation() -> impl Strategy<Value = Vec<Step>> {
         steps.extend(upstream.then_some(Step::Ends(Peer::Upstream)));
         steps
     })
-}
-
-fn said(steps: &[Step], by: Peer) -> Vec<u8> {
-    let octets = |step: &Step| match step {
-        Step::Says(peer, octets) if *peer == by => octets.clone(),
-        _ => Vec::new(),
-    };
-    steps.iter().flat_map(octets).collect()
-}
-
-fn was_closed(played: &Played) -> bool {
-    played.events.iter().any(|event| event.starts_with("P violation"))
 }
 
 proptest! {
@@ -348,33 +336,4 @@ impl Filter for DenyDele {
 fn is_plain_command(line: &[u8]) -> bool {
     let keyword = Command::parse(line).keyword;
     line.ends_with(b"\n") && !matches!(keyword, Keyword::Stls | Keyword::Auth | Keyword::Xtnd) && line[0] != 0
-}
-
-/// Joins what one side says in a row, and lets only one side speak until it is done: so that cuts cannot change who spoke first.
-fn apart(steps: Vec<Step>) -> Vec<Step> {
-    let mut joined: Vec<Step> = Vec::new();
-    for step in steps {
-        match (joined.last_mut(), &step) {
-            (Some(Step::Says(last, said)), Step::Says(peer, octets)) if last == peer => said.extend(octets),
-            _ => joined.push(step),
-        }
-    }
-    joined.into_iter().flat_map(lines_of_the_server).collect()
-}
-
-/// A line of the server's may set octets free that were held: each is a step of its own, so that what they do comes before
-/// its next line.
-fn lines_of_the_server(step: Step) -> Vec<Step> {
-    match step {
-        Step::Says(Peer::Upstream, octets) => {
-            octets.split_inclusive(|&octet| octet == b'\n').map(|line| Step::Says(Peer::Upstream, line.to_vec())).collect()
-        }
-        other => vec![other],
-    }
-}
-
-/// The events of each direction, in order.
-fn sides(played: &Played) -> (Vec<&String>, Vec<&String>) {
-    let of_client = |event: &&String| event.starts_with("C ") || event.starts_with("P Answer") || event.contains("Client");
-    played.events.iter().partition(of_client)
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::support::{
     http::get,
     outside::{MESSAGE, PATIENCE, Poptap, SECRET, Server, command, converse, listen, read_line, run, tls},
-    secure::Papers,
+    secure::{Papers, client_hello},
 };
 
 const GREETING: &str = "+OK ready\r\n";
@@ -97,6 +97,32 @@ fn shown(poptap: &Poptap) -> String {
     let show = || run(command(&poptap.store).args(["sessions", "show", "--last", "--transcript", store])).stdout;
     let mut asked = std::iter::repeat_with(|| String::from_utf8(show()).unwrap()).take(500);
     asked.find(|text| text.contains("\n== ")).expect("the session's end is recorded")
+}
+
+/// Nobody can read a greeting inside a TLS that is the client's own: to take the connection is all that a server has to do.
+#[test]
+fn tls_that_is_carried_unread_goes_to_the_next_one_too() {
+    let papers = Papers::new();
+    let dead = Dead::new();
+    let live = Server::once(|mut stream| {
+        let mut heard = vec![0; 5];
+        stream.read_exact(&mut heard).unwrap();
+        heard
+    });
+    let upstreams = [("dead", dead.url()), ("live", url(&live))];
+    let text = configuration(&upstreams, NEVER).replace("[[listener]]\n", "[[listener]]\ntls = 'pass'\n");
+    let poptap = Poptap::as_configured(&text.replace("pop3://", "pop3s://"));
+    let mut client = poptap.connect();
+    client.say(&client_hello(&papers.trust));
+    client.last();
+    assert_eq!(live.heard()[..2], [0x16, 3]);
+    let left = poptap.stop();
+    assert_eq!((left.session()["upstream"].as_str(), left.session()["opaque"].as_str()), (Some("live"), Some("tls-passed")));
+    assert!(
+        left.has_event("unreached", "upstream", "dead") && left.has_event("reached", "upstream", "live"),
+        "{:#?}",
+        left.events
+    );
 }
 
 #[test]

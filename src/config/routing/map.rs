@@ -181,12 +181,12 @@ impl UserMap {
 
     /// What it says of `user`: the line of the whole name, else that of the domain behind the last `@`.
     pub(super) fn get(&self, user: &str) -> Option<Entry> {
-        let user = user.to_ascii_lowercase();
-        if let Some((upstream, name)) = self.find(user.as_bytes()) {
+        let folded = user.to_ascii_lowercase();
+        if let Some((upstream, name)) = self.find(folded.as_bytes()) {
             return Some(Entry { upstream, name: (!name.is_empty()).then(|| name.to_owned()) });
         }
         let at = user.rfind('@')?;
-        let (upstream, domain) = self.find(&user.as_bytes()[at..])?;
+        let (upstream, domain) = self.find(&folded.as_bytes()[at..])?;
         let name = match domain {
             "" => None,
             "@" => Some(user[..at].to_owned()),
@@ -236,6 +236,7 @@ mod tests {
         let map = parse("# who is where\nanna@old.example old\r\n\n  Bob\tnew bob@new.example \n@old.example new\n@x.example new @y.example\n@z.example new @\n").unwrap();
         for (user, expected) in [
             ("ANNA@old.example", Some(("old", None))),
+            ("Tim@X.example", Some(("new", Some("Tim@y.example")))),
             ("bob", Some(("new", Some("bob@new.example")))),
             ("eve@OLD.example", Some(("new", None))),
             ("eve@x.example", Some(("new", Some("eve@y.example")))),

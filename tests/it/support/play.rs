@@ -206,3 +206,46 @@ pub fn random_pieces(seed: u64, most: usize) -> impl FnMut() -> usize {
         1 + (state >> 33) as usize % most
     }
 }
+
+/// All that one side says.
+pub fn said(steps: &[Step], by: Peer) -> Vec<u8> {
+    let octets = |step: &Step| match step {
+        Step::Says(peer, octets) if *peer == by => octets.clone(),
+        _ => Vec::new(),
+    };
+    steps.iter().flat_map(octets).collect()
+}
+
+/// Joins what one side says in a row, and lets only one side speak until it is done: so that cuts cannot change who spoke first.
+pub fn apart(steps: Vec<Step>) -> Vec<Step> {
+    let mut joined: Vec<Step> = Vec::new();
+    for step in steps {
+        match (joined.last_mut(), &step) {
+            (Some(Step::Says(last, said)), Step::Says(peer, octets)) if last == peer => said.extend(octets),
+            _ => joined.push(step),
+        }
+    }
+    joined.into_iter().flat_map(lines_of_the_server).collect()
+}
+
+/// A line of the server's may set octets free that were held: each is a step of its own, so that what they do comes before
+/// its next line.
+fn lines_of_the_server(step: Step) -> Vec<Step> {
+    match step {
+        Step::Says(Peer::Upstream, octets) => {
+            octets.split_inclusive(|&octet| octet == b'\n').map(|line| Step::Says(Peer::Upstream, line.to_vec())).collect()
+        }
+        other => vec![other],
+    }
+}
+
+/// The events of each direction, in order.
+pub fn sides(played: &Played) -> (Vec<&String>, Vec<&String>) {
+    let of_client = |event: &&String| event.starts_with("C ") || event.starts_with("P Answer") || event.contains("Client");
+    played.events.iter().partition(of_client)
+}
+
+/// Whether the session was closed for what somebody said.
+pub fn was_closed(played: &Played) -> bool {
+    played.events.iter().any(|event| event.starts_with("P violation"))
+}
