@@ -143,7 +143,14 @@ impl<'a> Front<'a> {
             () = self.house.stop.close.cancelled() => return finish(self.tap, cut_short(self.house)),
         };
         match reached {
-            Ok((way, connected)) => Some(Ok(self.reached(way, connected))),
+            Ok((way, connected)) => {
+                // Where it is another one than the first, that has been said.
+                if ways.first().is_some_and(|first| Arc::ptr_eq(first, &way)) {
+                    let upstream = way.upstream.name.clone();
+                    self.tap.observer().reached(schema::Reached { upstream, resting: Vec::new() });
+                }
+                Some(Ok(self.reached(way, connected)))
+            }
             Err(error) => {
                 let error: crate::net::ConnectError = error;
                 tracing::warn!(session = self.tap.observer().id(), "{}", error.detail());
@@ -162,7 +169,6 @@ impl<'a> Front<'a> {
 
     fn reached(self, way: Arc<Way>, connected: Connected) -> Session<'a> {
         let Self { client, mut tap, terms, house, .. } = self;
-        tap.observer().reached(schema::Reached { upstream: way.upstream.name.clone(), resting: Vec::new() });
         if let Some(tls) = connected.tls {
             tap.observer().tls(tls);
         }

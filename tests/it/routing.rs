@@ -163,3 +163,17 @@ fn who_belongs_nowhere_is_refused_and_a_map_is_read_anew() {
     house.poptap.log_line("reloaded");
     assert!(house.talk(said.as_bytes(), 1000).contains("+OK in\r\n"));
 }
+
+/// The record names the server that serves, once, whichever of them it is.
+#[test]
+fn who_belongs_nowhere_falls_back_on_the_first_server_that_is_there() {
+    for (fallback, expected) in [("['gone', 'new']", "new"), ("['old', 'gone']", "old")] {
+        let house = House::with(Server::times(20, mailbox), &format!("upstream = {fallback}"));
+        let heard = house.talk(format!("USER carol\r\nPASS {SECRET}\r\nQUIT\r\n").as_bytes(), 1000);
+        assert_eq!(heard, "+OK ready\r\n+OK send PASS\r\n+OK in\r\n+OK\r\n", "{fallback}");
+        let left = house.poptap.stop();
+        assert_eq!(left.session()["upstream"], expected);
+        let reached = left.events.iter().filter(|event| event["event"] == "reached").count();
+        assert_eq!(reached, 1, "{fallback}: {:#?}", left.events);
+    }
+}

@@ -30,6 +30,7 @@ mod pipeline;
 mod questions;
 mod reload;
 mod replay;
+mod routing;
 mod shield;
 mod stls;
 mod support;
