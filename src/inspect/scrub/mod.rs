@@ -124,6 +124,10 @@ fn learn(record: &Record, names: &mut Names) {
                 learn(&Some(name.clone()));
             }
         }
+        Body::Decision(decision) if decision.action == "route" => {
+            let servers = decision.tag.iter().flat_map(|tag| tag.split(','));
+            servers.for_each(|name| learn(&Some(name.to_owned())));
+        }
         Body::Tls(tls) => [&tls.sni, &tls.subject, &tls.issuer].into_iter().for_each(learn),
         Body::Command(command) => learn(&command.user),
         Body::Sasl(sasl) => learn(&sasl.user),
@@ -262,6 +266,9 @@ fn decision_without(decision: Decision, names: &mut Names) -> Decision {
     let Decision { n, action, rule, enforced, tag, line, again } = decision;
     let line =
         line.map(|line| if line.starts_with(['+', '-']) { text::server(&line, names) } else { text::command(&line, names) });
+    // A tag is a word of the rule's author; where a user was led, it names servers.
+    let servers = |tag: String| tag.split(',').map(|name| upstream_without(name, names)).collect::<Vec<_>>().join(",");
+    let tag = if action == "route" { tag.map(servers) } else { tag };
     Decision { n, action, rule, enforced, tag, line, again }
 }
 

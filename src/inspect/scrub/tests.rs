@@ -57,23 +57,14 @@ fn planted(secrets: &[String], address: &str) -> Vec<Value> {
         event("content", with(sizes, json!({"listing": listing, "kept": kept, "sha256": all, "policy": "full"})))
     };
     let host = format!("{address}:1110");
-    let mut planted = vec![
-        event(
-            "opened",
-            json!({"client": host, "listener": all, "upstream": format!("pop3s://{all}"), "credentials_revealed": true}),
-        ),
-        event(
-            "tls",
-            json!({
-                "hop": "client", "mode": "implicit", "version": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384", "sni": all,
-                "subject": format!("CN={all}, O={all}"), "issuer": all, "fingerprint": all, "not_after": "2027-01-23T12:34:56Z",
-            }),
-        ),
+    let mut planted = opening(&all, &host);
+    planted.extend([
         event("greeting", with(said("+OK "), json!({"status": "+OK"}))),
         event("sasl", json!({"from": "client", "auth": 1, "octets": 9, "offset": 0, "user": all, "revealed": all})),
         event("unsolicited", with(said("-ERR ["), json!({"status": "-ERR"}))),
         event("decision", json!({"action": "rewrite", "rule": "r", "line": format!("USER {all}")})),
         event("decision", json!({"action": "answer", "rule": "r", "line": format!("-ERR {all}")})),
+        event("decision", json!({"action": "route", "rule": "route-map", "tag": all})),
         event("opaque", json!({"reason": "starttls", "explanation": all})),
         event("anomaly", json!({"id": "bare-lf", "explanation": all})),
         event(
@@ -83,7 +74,7 @@ fn planted(secrets: &[String], address: &str) -> Vec<Value> {
                 "client_undelivered": 0, "upstream_undelivered": 0,
             }),
         ),
-    ];
+    ]);
     for (keyword, begins) in [
         ("USER", "USER "),
         ("PASS", "PASS "),
@@ -101,10 +92,36 @@ fn planted(secrets: &[String], address: &str) -> Vec<Value> {
     planted
 }
 
+/// What is recorded before anybody has said anything.
+fn opening(all: &str, host: &str) -> Vec<Value> {
+    let announced = json!({
+        "header": "v2", "destination": host, "tls_version": all, "tls_cipher": all, "tls_name": all, "sni": all, "alpn": all,
+    });
+    vec![
+        event(
+            "opened",
+            json!({
+                "client": host, "listener": all, "destination": host, "proxied_by": host, "announced": announced,
+                "upstream": format!("pop3s://{all}"), "credentials_revealed": true,
+            }),
+        ),
+        event("unreached", json!({"upstream": all, "reason": "upstream-tls", "detail": format!("cannot reach {all} at {host}")})),
+        event("reached", json!({"upstream": format!("pop3+unix:///run/{all}"), "resting": [all, format!("pop3://{host}")]})),
+        event(
+            "tls",
+            json!({
+                "hop": "client", "mode": "implicit", "version": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384", "sni": all,
+                "alpn": [all], "subject": format!("CN={all}, O={all}"), "issuer": all, "fingerprint": all,
+                "not_after": "2027-01-23T12:34:56Z",
+            }),
+        ),
+    ]
+}
+
 fn summary_of(all: &str, address: &str) -> Value {
     let summary: Value = serde_json::from_str(&summary("ab12", 0, "bob", "complete")).unwrap();
     let mut fields = summary.as_object().unwrap().clone();
-    let words = json!({"user": all, "verdict": all, "mechanism": all, "upstream": all, "client": address, "listener": all});
+    let words = json!({"user": all, "verdict": all, "mechanism": all, "upstream": all, "client": address, "listener": all, "destination": address, "proxied_by": address});
     fields.extend(words.as_object().unwrap().clone());
     fields.into()
 }
@@ -158,7 +175,7 @@ proptest! {
 fn each_kind_of_record_has_its_copy() {
     let kinds: BTreeSet<_> = planted(&["x".to_owned()], "192.0.2.1").iter().map(|line| line["event"].to_string()).collect();
     // All but those that hold nothing but numbers and words of poptap's.
-    assert_eq!(kinds.len(), 15 - 2, "{kinds:?}");
+    assert_eq!(kinds.len(), 17 - 2, "{kinds:?}");
 }
 
 fn scrubbed(shelf: &Shelf, output: &Path) -> Result<Vec<PathBuf>, ExportError> {
